@@ -1,0 +1,1 @@
+"""Measuring: clocks, statistics, and the child process that a benchmark runs in."""

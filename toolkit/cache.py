@@ -1,0 +1,101 @@
+"""The stage cache: finished outputs by content key.
+
+    CACHE/stages/KEY/output/      what the stage wrote
+    CACHE/stages/KEY/receipt.json
+    CACHE/resume/KEY/             what lets a killed stage go on
+    CACHE/work/                   outputs being written; renamed into place when whole
+
+A key never points to half an output: the folder appears by one rename, after an fsync.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError
+from toolkit.storage import explained
+
+
+def default_folder() -> Path:
+    """`$TOOLKIT_CACHE`, else `toolkit` in the user's cache folder."""
+    given = os.environ.get("TOOLKIT_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolkit"
+
+
+class Cache:
+    """One cache folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with explained("making the cache", folder):
+            for name in ("stages", "resume", "work", "locks"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def entry(self, key: str) -> Path:
+        """Folder of the finished stage `key`; it exists only if the stage is finished."""
+        return self.folder / "stages" / key
+
+    def receipt(self, key: str) -> dict[str, Any] | None:
+        """The receipt of a finished stage, or None."""
+        path = self.entry(key) / "receipt.json"
+        if not path.exists():
+            return None
+        receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return receipt
+
+    def resume(self, key: str) -> Path:
+        """Folder in which the stage `key` may keep what lets it go on after a kill."""
+        return self.folder / "resume" / key
+
+    def forget(self, key: str) -> None:
+        """Remove a finished stage and what it kept for resuming."""
+        shutil.rmtree(self.entry(key), ignore_errors=True)
+        shutil.rmtree(self.resume(key), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Only one process makes the output of a key; a second one waits and then finds it."""
+        import fcntl
+
+        path = self.folder / "locks" / key
+        with path.open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def work(self, key: str) -> Iterator[Path]:
+        """An empty folder for the run of one stage, holding what a killed run left cleared away. Held under `lock`."""
+        folder = self.folder / "work" / key
+        shutil.rmtree(folder, ignore_errors=True)
+        with explained("running a stage", folder):
+            (folder / "entry" / "output").mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, key: str, work: Path) -> None:
+        """Move `work/entry` into place. Raises InputError if the disk is full."""
+        from toolkit.storage import fsync_tree
+
+        with explained("keeping a finished stage", self.folder):
+            fsync_tree(work / "entry")
+            shutil.rmtree(self.entry(key), ignore_errors=True)
+            (work / "entry").rename(self.entry(key))
+            shutil.rmtree(self.resume(key), ignore_errors=True)
+
+
+def open_cache(folder: Path | None) -> Cache:
+    """The cache at `folder`, or the user's default one."""
+    path = folder or default_folder()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"The cache {path} is a file; name a folder with --cache-dir.")
+    return Cache(path)

@@ -1,0 +1,367 @@
+"""Candidates: one artifact per engine × precision, made, gated, measured, and one of them chosen.
+
+Float candidates are compared with the float checkpoint on a few hundred real examples first; the whole evaluation
+split runs through a candidate only while it can still win. Every candidate keeps its verdicts and its reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit import estimate, tasks
+from toolkit.bench.statistics import Comparison, compare
+from toolkit.errors import ToolkitError
+from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.gates import Verdict, parity, score, size, speed
+from toolkit.gates.speed import Latency
+from toolkit.recipe import CandidatePlan, Recipe
+from toolkit.runner import Finished, Runner
+from toolkit.target import Target
+
+PARITY_EXAMPLES = 256
+TIMED_EXAMPLES = 100
+TIMED_ROUNDS = 3
+# Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
+_ESTIMATE_MARGIN = 1.15
+
+
+@dataclass
+class Candidate:
+    """One engine × precision on its way through the gates."""
+
+    plan: CandidatePlan
+    built: Finished | None = None
+    artifact: dict[str, Any] = field(default_factory=dict)
+    answers: Finished | None = None  # the evaluation that covers the most examples so far
+    verdicts: list[Verdict] = field(default_factory=list)
+    agreement: dict[str, Any] = field(default_factory=dict)
+    latency: Latency | None = None
+    times: list[float] = field(default_factory=list)
+    outcome: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def refused(self) -> str | None:
+        """The first reason against this candidate, or None."""
+        return next((f"{v.gate}: {v.reason}" for v in self.verdicts if not v.passed), None)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.answers.report if self.answers else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report and the manifest."""
+        latency = None
+        if self.latency is not None:
+            latency = {
+                "ms": self.latency.ms, "kind": self.latency.kind,
+                "low_ms": self.latency.low_ms, "high_ms": self.latency.high_ms,
+            }  # fmt: skip
+        return {
+            "name": self.name,
+            "engine": self.plan.engine,
+            "precision": self.plan.precision,
+            "size_bytes": self.artifact.get("size_bytes"),
+            "score": self.metrics.get("score"),
+            "score_examples": self.metrics.get("examples"),
+            "latency": latency,
+            "agreement": self.agreement,
+            "verdicts": [verdict.as_dict() for verdict in self.verdicts],
+            "outcome": self.outcome,
+        }
+
+
+@dataclass
+class Workshop:
+    """What making and judging candidates needs; filled by `toolkit.convert`."""
+
+    runner: Runner
+    recipe: Recipe
+    target: Target
+    checkpoint: Path
+    checkpoint_sha256: str
+    data: Finished
+    measurable: bool
+    workers: int
+    reference: Finished | None = None
+
+    @property
+    def data_report(self) -> dict[str, Any]:
+        return self.data.report
+
+    def evaluate(self, engine: str, source: Path, sha256: str, limit: int | None, name: str) -> Finished:
+        """Run the evaluation split, or its first `limit` examples, through an engine."""
+        count = self.data_report["splits"]["eval"]
+        every = limit is None or limit >= count
+        return self.runner.run(
+            "evaluate",
+            source,
+            {"engine": engine, "max_length": self.data_report["max_length"], "limit": None if every else limit},
+            title=f"evaluate {name}" + ("" if every else f" on {limit}"),
+            reason="the score is the artifact's own, from the raw text to the label",
+            inputs={"source": sha256},
+            data=self.data,
+            threads=1,
+        )
+
+    def logits(self, evaluation: Finished) -> NDArray[np.float32]:
+        """The logits that an evaluation wrote, float32[n, classes]."""
+        return np.asarray(np.load(evaluation.output / "logits.npy", allow_pickle=False), dtype=np.float32)
+
+    def build(self, plan: CandidatePlan) -> tuple[Finished, dict[str, Any]]:
+        """Export and, where the plan says so, quantize: the finished artifact folder and its description."""
+        support = self.target.engine(plan.engine)
+        form = FORMAT_OF_ENGINE[plan.engine]
+        fused = plan.engine == "onnxruntime"
+        parameters: dict[str, Any] = {"format": form}
+        if form == "litert":
+            parameters["lengths"] = self.data_report["lengths"]
+        else:
+            parameters |= {"ort_fusions": fused, "opset": support.onnx_opset_max}
+        kind = {"litert": "LiteRT", "onnx": "fused ONNX" if fused else "standard ONNX"}[form]
+        built = self.runner.run(
+            "export",
+            self.checkpoint,
+            parameters,
+            title=f"export {kind}",
+            reason=f"{plan.engine} runs {kind} files",
+            inputs={"source": self.checkpoint_sha256},
+        )
+        if plan.method is not None:
+            built = self.runner.run(
+                "quantize",
+                built.output,
+                {"method": plan.method},
+                title=f"quantize {kind} to {plan.precision}",
+                reason=f"{plan.method}: smaller, and faster where the target has {plan.precision} arithmetic",
+                inputs={"source": built.sha256},
+            )
+        artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
+        return built, artifact
+
+
+def make(workshop: Workshop) -> list[Candidate]:
+    """Build all candidates and run the cheap gates; formats are made side by side."""
+    candidates = [Candidate(plan) for plan in workshop.recipe.candidates]
+    groups: dict[tuple[str, bool], list[Candidate]] = {}
+    for candidate in candidates:
+        engine = candidate.plan.engine
+        groups.setdefault((FORMAT_OF_ENGINE[engine], engine == "onnxruntime"), []).append(candidate)
+
+    def make_reference() -> None:
+        workshop.reference = workshop.evaluate(
+            "torch", workshop.checkpoint, workshop.checkpoint_sha256, None, "the float checkpoint"
+        )
+
+    def make_group(group: list[Candidate]) -> None:
+        for candidate in sorted(group, key=lambda c: c.plan.method is not None):
+            try:
+                candidate.built, candidate.artifact = workshop.build(candidate.plan)
+                first = PARITY_EXAMPLES if candidate.plan.method is None else None
+                built = candidate.built
+                candidate.answers = workshop.evaluate(
+                    candidate.plan.engine, built.output, built.sha256, first, candidate.name
+                )
+            except ToolkitError as error:
+                candidate.verdicts.append(Verdict("build", False, str(error)))
+
+    # The slowest export first, so that the pool ends together.
+    ordered = sorted(groups.items(), key=lambda item: item[0][0] != "litert")
+    jobs: list[Callable[[], None]] = [make_reference]
+    jobs[0:0] = [lambda group=group: make_group(group) for key, group in ordered if key[0] == "litert"]  # type: ignore[misc]
+    jobs += [lambda group=group: make_group(group) for key, group in ordered if key[0] != "litert"]  # type: ignore[misc]
+    with ThreadPoolExecutor(workshop.workers) as pool:
+        try:
+            for future in [pool.submit(job) for job in jobs]:
+                future.result()
+        except BaseException:
+            workshop.runner.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    for candidate in candidates:
+        judge_answers(workshop, candidate)
+    return candidates
+
+
+def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
+    """Parity (float), score and size, from the answers at hand."""
+    assert workshop.reference is not None  # noqa: S101 - made before any candidate is judged
+    if candidate.answers is None:
+        return
+    reference = workshop.logits(workshop.reference)
+    answers = workshop.logits(candidate.answers)
+    names = list(workshop.reference.report["per_class"])
+    candidate.agreement = parity.agreement(reference, answers, names)
+    candidate.verdicts = []
+    if candidate.plan.method is None:
+        candidate.verdicts.append(parity.check(reference, answers))
+    task = tasks.get(workshop.recipe.task)
+    examples = task.read_examples(workshop.data.output, "eval")[: len(answers)]
+    labels = np.asarray([example.label for example in examples])
+    same_examples = task.metrics(reference[: len(answers)], labels, names)
+    budgets = workshop.recipe.budgets
+    candidate.verdicts += [
+        score.check(candidate.metrics["score"], same_examples["score"], budgets.min_score, task.SCORE_NAME),
+        size.check(candidate.artifact["size_bytes"], budgets.max_size_mb),
+    ]
+
+
+def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
+    """Latency of every built candidate: interleaved measurement where this machine stands for the target, an
+    estimate from the profile for the rest. Returns the measurement's report (empty if nothing was measured)."""
+    report: dict[str, Any] = {}
+    built = [c for c in candidates if c.built is not None]
+    cpu = [c for c in built if workshop.target.engine(c.plan.engine).processor == "cpu"]
+    if workshop.measurable and cpu:
+        report = measure(workshop, cpu)
+    assert workshop.reference is not None  # noqa: S101 - made before anything is timed
+    for candidate in built:
+        if candidate.latency is None:
+            candidate.latency = estimate.latency(
+                workshop.target,
+                workshop.target.engine(candidate.plan.engine),
+                candidate.plan.precision,
+                operations=workshop.reference.report["operations"],
+                weight_bytes=candidate.artifact["weight_bytes_read"],
+                operators=sum(candidate.artifact["operators"].values()),
+            )
+    return report
+
+
+def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
+    """Time candidates and the float checkpoint in turn; fills `latency` and `times`."""
+    from toolkit.devices import local
+
+    listed = [
+        {"name": c.name, "engine": c.plan.engine, "folder": str(c.built.output)} for c in candidates if c.built
+    ]
+    shared = {
+        "max_length": workshop.data_report["max_length"],
+        "examples": TIMED_EXAMPLES,
+        "rounds": TIMED_ROUNDS,
+    }
+    device = local.describe()
+    timing = workshop.runner.run(
+        "measure",
+        workshop.checkpoint,
+        {"candidates": listed, **shared},
+        title="measure speed",
+        reason="the fastest engine for one CPU is known only by measuring",
+        inputs={"checkpoint": workshop.checkpoint_sha256, **{c.name: c.built.sha256 for c in candidates if c.built}},
+        data=workshop.data,
+        threads=workshop.recipe.threads,
+        key_parameters={
+            **shared,
+            "threads": workshop.recipe.threads,
+            "device": {key: device[key] for key in ("cpu_model", "isa", "cores", "system")},
+        },
+    )
+    times = json.loads((timing.output / "times.json").read_text(encoding="utf-8"))
+    for candidate in candidates:
+        candidate.times = times[candidate.name]
+        candidate.latency = Latency(timing.report["latency"][candidate.name]["mean_ms"], "measured")
+    return timing.report
+
+
+def judge_speed(workshop: Workshop, candidates: list[Candidate]) -> None:
+    """The speed gate and the latency budget."""
+    floats = {c.plan.engine: c for c in candidates if c.plan.method is None and c.latency is not None}
+    for candidate in candidates:
+        if candidate.latency is None:
+            continue
+        sibling = floats.get(candidate.plan.engine) if candidate.plan.method is not None else None
+        against: Comparison | None = None
+        if sibling is not None and candidate.times and sibling.times:
+            against = compare(candidate.times, sibling.times, workshop.recipe.seed)
+        candidate.verdicts += [
+            speed.check(candidate.latency, sibling.latency if sibling else None, against),
+            speed.check_budget(candidate.latency, workshop.recipe.budgets.max_latency_ms),
+        ]
+
+
+def is_faster(workshop: Workshop, a: Candidate, b: Candidate) -> bool:
+    """True if A is faster than B beyond doubt: by interval where both are measured, by margin where one engine's
+    processor is shared, by disjoint intervals otherwise."""
+    if a.latency is None or b.latency is None:
+        return a.latency is not None
+    if a.times and b.times:
+        return compare(a.times, b.times, workshop.recipe.seed).verdict == "faster"
+    same = workshop.target.engine(a.plan.engine).processor == workshop.target.engine(b.plan.engine).processor
+    if same:
+        return a.latency.ms * _ESTIMATE_MARGIN < b.latency.ms
+    return (a.latency.high_ms or a.latency.ms) < (b.latency.low_ms or b.latency.ms)
+
+
+def ranked(workshop: Workshop, candidates: list[Candidate]) -> list[Candidate]:
+    """Best first. Where speeds are not told apart, the target's order of engines decides, then the smaller file."""
+    engines = [engine.name for engine in workshop.target.engines]
+    remaining = sorted(
+        candidates, key=lambda c: (engines.index(c.plan.engine), c.artifact.get("size_bytes", 0), c.name)
+    )
+    order: list[Candidate] = []
+    while remaining:
+        best = remaining[0]
+        for other in remaining[1:]:
+            if is_faster(workshop, other, best):
+                best = other
+        order.append(best)
+        remaining.remove(best)
+    return order
+
+
+def choose(workshop: Workshop, candidates: list[Candidate]) -> tuple[Candidate, bool]:
+    """The winner and whether it was accepted. A candidate is scored on the whole split before it may win.
+
+    If every candidate is refused, the best of those that could be built is returned, not accepted. Raises the build's
+    own error if none could be.
+    """
+    passing = ranked(workshop, [c for c in candidates if c.refused is None])
+    for candidate in passing:
+        complete(workshop, candidate)
+        if candidate.refused is None:
+            explain(workshop, candidates, candidate)
+            return candidate, True
+    built = [c for c in candidates if c.built is not None and c.answers is not None]
+    if not built:
+        raise ToolkitError("No candidate could be built. " + " | ".join(f"{c.name}: {c.refused}" for c in candidates))
+    best = max(ranked(workshop, built)[::-1], key=lambda c: sum(v.passed for v in c.verdicts) + c.metrics["score"])
+    complete(workshop, best)
+    explain(workshop, candidates, None)
+    return best, False
+
+
+def complete(workshop: Workshop, candidate: Candidate) -> None:
+    """Extend a candidate's answers to the whole evaluation split and judge them again."""
+    count = workshop.data_report["splits"]["eval"]
+    if candidate.built is None or candidate.metrics.get("examples") == count:
+        return
+    kept = [v for v in candidate.verdicts if v.gate in (speed.NAME, "latency budget")]
+    candidate.answers = workshop.evaluate(
+        candidate.plan.engine, candidate.built.output, candidate.built.sha256, None, candidate.name
+    )
+    judge_answers(workshop, candidate)
+    candidate.verdicts += kept
+
+
+def explain(workshop: Workshop, candidates: list[Candidate], winner: Candidate | None) -> None:
+    """Write each candidate's outcome in words."""
+    for candidate in candidates:
+        if candidate is winner:
+            candidate.outcome = "chosen"
+        elif candidate.refused is not None:
+            candidate.outcome = f"refused by {candidate.refused}"
+        elif winner is not None and is_faster(workshop, winner, candidate):
+            candidate.outcome = f"passed; {winner.name} is faster"
+        elif winner is not None:
+            candidate.outcome = f"passed; not told apart from {winner.name} in speed, which the target prefers"

@@ -1,0 +1,203 @@
+"""Checkpoints: PyTorch models on disk as Hugging Face folders. Looked at without torch.
+
+`inspect` reads `config.json` and the headers of the safetensors files, which is enough to plan a conversion and
+to refuse what cannot be used, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError, missing_extra
+from toolkit.storage import publish_folder, sha256_file, sha256_folder, sha256_json
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_HEADER_LIMIT = 100_000_000  # the safetensors format's own limit
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that has been looked at and can be loaded."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
+    sha256: str
+
+    @property
+    def architecture(self) -> str:
+        return str((self.config.get("architectures") or ["unknown"])[0])
+
+    @property
+    def parameters(self) -> int:
+        total = 0
+        for _, shape in self.tensors.values():
+            count = 1
+            for size in shape:
+                count *= size
+            total += count
+        return total
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Label names if this is a trained classifier, in index order; None otherwise."""
+        if "ForSequenceClassification" not in self.architecture or not self._has_head():
+            return None
+        id2label = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+        return [str(id2label[key]) for key in sorted(id2label, key=int)]
+
+    def _has_head(self) -> bool:
+        return any(name.startswith(("classifier.", "score.", "pre_classifier.")) for name in self.tensors)
+
+    @property
+    def model_limit(self) -> int:
+        """The most tokens that the model's position table takes."""
+        positions = self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512
+        offset = 2 if self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
+        return int(positions) - offset
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor names, dtypes and shapes of a safetensors file. Raises InputError if the file is damaged."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_HEADER_LIMIT, max(size - 8, 0)):
+            raise InputError(f"{path} is not a safetensors file, or it was cut off in its header.")
+        try:
+            header = json.loads(stream.read(length))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} is not a safetensors file: its header is damaged.") from error
+    header.pop("__metadata__", None)
+    try:
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {name: (str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in header.items()}
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InputError(f"{path} is not a safetensors file: its header is damaged.") from error
+    if 8 + length + end != size:
+        raise InputError(
+            f"{path} is damaged: it has {size:,} bytes, its header describes {8 + length + end:,}. "
+            "It was probably cut off while copying; get it again."
+        )
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} does not hold a JSON object.")
+    return value
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The safetensors files of a folder; a folder with pickles only is refused with the way out."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise InputError(f"{folder}: the index names {missing[0]}, which is not there.")
+        return [folder / name for name in names]
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise InputError(
+            f"{folder} holds its weights as a pickle ({pickles[0].name}), which can run code when it is read; "
+            "refused. If you trust its source, --allow-pickle reads it once with weights_only=True and goes on "
+            "with a safetensors copy."
+        )
+    raise InputError(f"{folder} has no weights: no .safetensors file beside its config.json.")
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The config of a checkpoint folder. Raises InputError if the folder is not one."""
+    if not folder.exists():
+        raise InputError(
+            f"Model {folder} does not exist. Give a folder with config.json, weights and tokenizer, or `demo`."
+        )
+    if folder.is_file():
+        kind = "a pickle that can run code when it is read" if folder.match("*.p*t*") or folder.suffix in (
+            ".bin", ".ckpt"
+        ) else "a single file"  # fmt: skip
+        raise InputError(
+            f"{folder} is {kind}; a model is a folder with config.json, safetensors weights and tokenizer. "
+            "Put a weights file beside its config.json and tokenizer.json, and read it with --allow-pickle."
+        )
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a model: it has no config.json.")
+    config = _read_json(folder / "config.json")
+    if "model_type" not in config:
+        raise InputError(f"{folder / 'config.json'} names no model_type; it is not a transformers model.")
+    if "auto_map" in config:
+        raise InputError(f"{folder} needs code of its own to be run (auto_map in config.json); refused.")
+    return config
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Look at a checkpoint folder: config, tensor headers, tokenizer, content hash.
+
+    Raises InputError for a folder that is not a model, damaged or pickled weights, or a missing tokenizer.
+    """
+    config = check_folder(folder)
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    weights = _weights(folder)
+    for path in weights:
+        tensors.update(read_header(path))
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(
+            f"{folder} has no tokenizer.json. Save it beside the weights with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
+        )
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", *(path.name for path in weights)]
+    hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
+    return Checkpoint(folder, config, tensors, sha256_json(hashes))
+
+
+def from_pickle(folder: Path, cache: Path) -> Path:
+    """A safetensors copy of a pickled checkpoint, made once per content, read with `weights_only=True`."""
+    check_folder(folder)
+    if list(folder.glob("*.safetensors")):
+        return folder
+    destination = cache / "imported" / sha256_folder(folder)
+    if destination.exists():
+        return destination
+    try:
+        import torch
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise missing_extra("torch", "convert", "Reading a pickled checkpoint") from error
+    tensors: dict[str, Any] = {}
+    for path in sorted(path for pattern in _PICKLES for path in folder.glob(pattern)):
+        if path.name in ("training_args.bin", "optimizer.pt", "scheduler.pt"):
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises UnpicklingError, RuntimeError and more for a bad file
+            raise InputError(
+                f"{path} cannot be read with weights_only=True: {str(error).splitlines()[0]} It is not loaded "
+                "any other way."
+            ) from error
+        if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+            raise InputError(f"{path} is not a state dict of tensors.")
+        tensors.update({name: value.clone().contiguous() for name, value in state.items()})
+    with publish_folder(destination) as aside:
+        for path in folder.iterdir():
+            if path.is_file() and path.suffix in (".json", ".txt", ".model"):
+                shutil.copy(path, aside / path.name)
+        save_file(tensors, str(aside / "model.safetensors"), metadata={"format": "pt"})
+    return destination

@@ -1,0 +1,63 @@
+"""`toolkit bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from toolkit.cli import output
+
+
+@click.command(name="bench")
+@click.argument("bundle")
+@click.option("--threads", type=click.IntRange(min=1), help="Engine threads.  [default: the bundle's]")
+@click.option("--data", metavar="FILE", help="Texts to run: one a line, or a file with a text column.  [default: golden examples]")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Measure at least this long.")
+@click.option("-o", "--output", "output_file", metavar="FILE", help="Also write the record as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool, output_file: str | None, **given: Any) -> None:
+    """Measure BUNDLE on this machine: latency, throughput, cold start, memory.
+
+    \b
+    Example:
+      toolkit bench demo-host --seconds 10
+    """
+    from pathlib import Path
+
+    from toolkit.bench import run
+    from toolkit.storage import explained, write_json
+
+    record = run.bench(given.pop("bundle"), **given)
+    if output_file:
+        with explained("writing the record", Path(output_file)):
+            write_json(Path(output_file), record)
+    if as_json:
+        output.print_json(record)
+        return
+    device = record["device"]
+    output.print_table(f"{record['bundle']}: {record['engine']['engine']} {record['precision']}", ("", "measured"), rows(record))
+    click.echo(
+        f"Measured on {device['cpu_model']}, {device['cores']} cores, {record['engine']['threads']} thread(s), "
+        f"{record['latency']['count']} runs over {record['texts']} texts ({record['texts_from']})."
+    )
+
+
+def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """A bench record as table rows."""
+    latency, cold, memory = record["latency"], record["cold_start"], record["memory"]
+
+    def megabytes(value: Any) -> str:
+        return value if isinstance(value, str) else f"{value / 1e6:.1f} MB"
+
+    return [
+        ("latency p50 / p90 / p99", f"{latency['p50_ms']:.3f} / {latency['p90_ms']:.3f} / {latency['p99_ms']:.3f} ms"),
+        ("latency mean (min-max)", f"{latency['mean_ms']:.3f} ms ({latency['min_ms']:.3f}-{latency['max_ms']:.3f})"),
+        ("of it tokenizing, p50", f"{record['preprocessing']['p50_ms']:.3f} ms"),
+        ("throughput, one stream", f"{record['throughput_per_s']:.1f} per s"),
+        ("cold start: process", f"{cold['process_ms']:.0f} ms"),
+        ("cold start: load", f"{cold['load_ms']:.0f} ms"),
+        ("cold start: first inference", f"{cold['first_inference_ms']:.1f} ms"),
+        ("peak memory (RSS)", megabytes(memory["peak_rss_bytes"])),
+        ("bundle's artifact", megabytes(record["artifact_bytes"])),
+    ]

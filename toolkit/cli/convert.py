@@ -1,0 +1,126 @@
+"""`toolkit convert`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import Any
+
+import click
+
+from toolkit.cli import options, output
+
+
+@click.command(name="convert")
+@click.argument("model")
+@click.option("--target", default="host", show_default=True, metavar="NAME", help="Hardware profile, alias or .yaml file.")
+@options.data_options
+@click.option("-o", "--output", metavar="FOLDER", help="The bundle.  [default: MODEL-TARGET]")
+@click.option("--min-score", default="99%", show_default=True, help="Least score: 0.83, or 99% of the float checkpoint's.")
+@click.option("--max-latency", type=options.MILLISECONDS, help="Latency budget, such as 20ms.")
+@click.option("--max-size", type=options.MEGABYTES, help="Size budget of the artifact, such as 25MB.")
+@click.option("--finetune/--no-finetune", default=None, help="Whether to train.  [default: if the model is untrained]")
+@options.training_options
+@click.option("--dry-run", is_flag=True, help="Print the recipe and the reason for each step, and stop.")
+@options.run_options
+def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: float | None, **given: Any) -> None:
+    """Take MODEL, a Hugging Face folder or `demo`, all the way to a bundle for a target.
+
+    \b
+    Examples:
+      toolkit convert demo --target host
+      toolkit convert ./my-model --data reviews.csv --target raspberry-pi-5 -o out/
+      toolkit convert ./my-model --data eval.jsonl --target jetson --max-latency 20ms --dry-run
+    """
+    from toolkit import convert
+    from toolkit.errors import Refused
+
+    wanted = convert.Options(max_latency_ms=max_latency, max_size_mb=max_size, **given)
+    plan = convert.plan(wanted)
+    if dry_run:
+        if as_json:
+            output.print_json(plan.recipe.model_dump(mode="json"))
+        else:
+            click.echo(plan.recipe.to_yaml(), nl=False)
+        return
+    refusal = None
+    try:
+        bundle = run_with_progress(plan, quiet=as_json)
+    except Refused as error:
+        bundle = getattr(error, "bundle", None)
+        if bundle is None:
+            raise
+        refusal = error
+    summary = {**bundle.summary, "content_hash": bundle.manifest["content_hash"]}
+    if as_json:
+        output.print_json(summary)
+    else:
+        print_summary(summary)
+    if refusal is not None:
+        raise refusal
+
+
+def run_with_progress(plan: Any, quiet: bool) -> Any:
+    """Carry the plan out with bars. The first Ctrl-C ends fine-tuning early, the second everything."""
+    from toolkit import convert
+    from toolkit.runner import Runner, Silent
+
+    with contextlib.ExitStack() as stack:
+        reporter: Any = Silent() if quiet else stack.enter_context(output.ProgressReporter())
+        runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed, reporter, plan.options.force)
+        previous = signal.getsignal(signal.SIGINT)
+
+        def on_interrupt(*_: Any) -> None:
+            if runner.finetuning():
+                click.echo("Stopping after this batch and keeping the best epoch; Ctrl-C again ends all.", err=True)
+                runner.interrupt()
+                signal.signal(signal.SIGINT, lambda *_: runner.stop())
+            else:
+                runner.stop()
+
+        signal.signal(signal.SIGINT, on_interrupt)
+        stack.callback(signal.signal, signal.SIGINT, previous)
+        return convert.run(plan, runner=runner)
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """What a person wants to know after a conversion."""
+    from toolkit import report
+
+    verdict = "accepted" if summary["accepted"] else "REFUSED by the gates"
+    click.echo()
+    output.print_table(
+        f"{summary['chosen']} for {summary['target']}: {verdict}",
+        ("", "before (float checkpoint)", "after (this bundle)"),
+        report.before_and_after(summary),
+    )
+    click.echo(f"Latency: {summary['latency']['how']}.")
+    if summary["validation_rung"]:
+        click.echo(
+            f"Validation rung {summary['validation_rung']}: the typed ONNX gives these answers on ONNX Runtime's CPU "
+            "kernels;\nits TensorRT engine is built and checked on the device."
+        )
+    click.echo()
+    output.print_table(
+        "Candidates",
+        ("candidate", "size", summary["score"]["name"], "latency", "outcome"),
+        [
+            (
+                c["name"],
+                f"{c['size_bytes'] / 1e6:.1f} MB" if c["size_bytes"] else "-",
+                report.score_text(c),
+                report.latency_text(c["latency"]),
+                c["outcome"],
+            )
+            for c in summary["candidates"]
+        ],
+    )
+    for skipped in summary["skipped"]:
+        click.echo(f"Not tried: {skipped['what']}: {skipped['reason']}.")
+    dropped = ", ".join(f"{count} {why}" for why, count in summary["data"]["dropped"].items())
+    if dropped:
+        click.echo(f"Rows left out of the data: {dropped}.")
+    bundle = summary["bundle"]
+    click.echo(f"Bundle: {bundle} ({summary['seconds']:.0f} s), content {summary['content_hash'][:12]}")
+    click.echo(f"Report: {bundle}/report.html")
+    click.echo(f"Next:   toolkit bench {click.format_filename(bundle)}" if " " not in bundle else f"Next:   toolkit bench '{bundle}'")

@@ -1,0 +1,108 @@
+"""Options that several verbs share, and the parsers of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Quantity(click.ParamType):
+    """A number with an optional unit, turned into the unit that the API wants."""
+
+    def __init__(self, name: str, units: dict[str, float]) -> None:
+        self.name = name
+        self._units = units
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
+        if not match or match.group(2).lower() not in self._units or float(match.group(1)) <= 0:
+            known = ", ".join(unit for unit in self._units if unit)
+            self.fail(f"'{value}' is not a positive number with a unit of {known}.", param, ctx)
+        return float(match.group(1)) * self._units[match.group(2).lower()]
+
+
+MILLISECONDS = Quantity("latency", {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3})
+MEGABYTES = Quantity("size", {"": 1.0, "mb": 1.0, "kb": 1e-3, "gb": 1e3})
+
+
+class Condition(click.ParamType):
+    """COLUMN=VALUE."""
+
+    name = "column=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        column, sign, wanted = str(value).partition("=")
+        if not sign or not column:
+            self.fail(f"'{value}' is not COLUMN=VALUE.", param, ctx)
+        return column, wanted
+
+
+class Names(click.ParamType):
+    """Comma-separated names."""
+
+    name = "a,b,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        names = [part.strip() for part in str(value).split(",")]
+        if not all(names) or len(set(names)) != len(names):
+            self.fail(f"'{value}' is not a list of different names.", param, ctx)
+        return names
+
+
+def data_options(function: F) -> F:
+    """What every verb that reads labelled examples takes."""
+    for option in reversed(
+        [
+            click.option("--data", metavar="FILE", help="Labelled examples: CSV, TSV, JSON lines or Parquet."),
+            click.option("--task", metavar="NAME", help="What the model does.  [default: text-classification]"),
+            click.option("--text-column", metavar="NAME", help="Column of the text, if not found by name."),
+            click.option("--label-column", metavar="NAME", help="Column of the label, if not found by name."),
+            click.option("--labels", type=Names(), help="Label names, in the order of the label values."),
+            click.option("--where", multiple=True, type=Condition(), help="Use only rows with this value."),
+            click.option("--drop-missing", is_flag=True, help="Leave out rows that have no label."),
+            click.option("--max-length", type=click.IntRange(min=8), help="Truncate texts to this many tokens."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def training_options(function: F) -> F:
+    """Hyperparameters of fine-tuning."""
+    for option in reversed(
+        [
+            click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True),
+            click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-4, show_default=True),
+            click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
+            click.option("--tensorboard", metavar="FOLDER", help="Write TensorBoard logs of the fine-tuning."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def run_options(function: F) -> F:
+    """What every verb that runs stages takes."""
+    for option in reversed(
+        [
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+            click.option("--cache-dir", metavar="FOLDER", help="Stage cache.  [default: $TOOLKIT_CACHE or ~/.cache/toolkit]"),
+            click.option("--force", is_flag=True, help="Run every stage again, cached or not."),
+            click.option("--overwrite", is_flag=True, help="Replace an existing output."),
+            click.option("--allow-pickle", is_flag=True, help="Read a pickled checkpoint once, with weights_only=True."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        ]
+    ):
+        function = option(function)
+    return function

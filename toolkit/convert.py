@@ -1,0 +1,324 @@
+"""The whole way: model + data + target → plan → stages → candidates → gates → bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import toolkit
+from toolkit import bundle as bundles
+from toolkit import candidates as candidate_steps
+from toolkit import checkpoint as checkpoints
+from toolkit import demo, recipe, report, tasks
+from toolkit import target as targets
+from toolkit.bundle import Bundle
+from toolkit.cache import Cache, open_cache
+from toolkit.candidates import Candidate, Workshop
+from toolkit.checkpoint import Checkpoint
+from toolkit.devices import local
+from toolkit.errors import InputError, Refused
+from toolkit.gates import score
+from toolkit.recipe import Recipe
+from toolkit.runner import Finished, Reporter, Runner, Silent
+from toolkit.storage import sha256_file
+from toolkit.target import Target
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a user can say about a conversion."""
+
+    model: str
+    target: str = targets.HOST
+    data: str | None = None
+    task: str | None = None
+    output: str | None = None
+    where: Sequence[tuple[str, str]] = ()
+    text_column: str | None = None
+    label_column: str | None = None
+    labels: Sequence[str] | None = None
+    drop_missing: bool = False
+    finetune: bool | None = None
+    epochs: int = 3
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    max_length: int | None = None
+    min_score: str = "99%"
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+    seed: int = 0
+    force: bool = False
+    overwrite: bool = False
+    allow_pickle: bool = False
+    cache_dir: str | None = None
+    tensorboard: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe and what it was made from."""
+
+    options: Options
+    recipe: Recipe
+    checkpoint: Checkpoint
+    target: Target
+    cache: Cache
+    output: Path
+
+
+def _with_demo(options: Options) -> Options:
+    """`demo` replaced by the model, data and labels that it stands for."""
+    found = demo.find()
+    return replace(
+        options,
+        model=str(found.model),
+        data=options.data or str(found.data),
+        task=options.task or found.task,
+        where=options.where or found.where,
+        labels=options.labels or found.labels,
+        output=options.output or f"demo-{options.target}",
+    )
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
+    """Refuse an output that cannot be written before anything is computed."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already; remove it, choose another -o, or add --overwrite.")
+    if path.exists() and not (path / "manifest.json").exists():
+        raise InputError(f"{path} exists and is not a bundle; --overwrite replaces bundles only.")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"Cannot write to {path}: {folder} is not a folder that you can write to.")
+
+
+def plan(options: Options) -> Plan:
+    """Look at model, target and options, and say what will be done. Runs no stage.
+
+    Raises InputError for anything that can be seen to be wrong beforehand.
+    """
+    if options.model == demo.NAME and not Path(demo.NAME).exists():
+        options = _with_demo(options)
+    if options.data is None:
+        raise InputError("Name the labelled examples with --data: the gates measure on them.")
+    if not Path(options.data).is_file():
+        raise InputError(f"Data file {options.data} does not exist.")
+    target = targets.resolve(options.target)
+    task = options.task or "text-classification"
+    tasks.get(task)
+    score.parse(options.min_score)
+    output = Path(options.output or f"{Path(options.model).resolve().name}-{target.name}")
+    _check_output(output, options.overwrite)
+    cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
+    folder = Path(options.model)
+    if options.allow_pickle:
+        folder = checkpoints.from_pickle(folder, cache.folder)
+    checkpoint = checkpoints.inspect(folder)
+    finetune = recipe.finetune_plan(
+        checkpoint,
+        options.finetune,
+        {
+            "epochs": options.epochs,
+            "learning_rate": options.learning_rate,
+            "batch_size": options.batch_size,
+            "bf16": "avx512_bf16" in local.isa() or "amx_bf16" in local.isa(),
+            "tensorboard": options.tensorboard,
+        },
+    )
+    trained_labels = None if finetune.parameters is not None else checkpoint.labels
+    chosen, skipped = recipe.candidates(target)
+    return Plan(
+        options,
+        Recipe(
+            toolkit_version=toolkit.__version__,
+            model=options.model,
+            model_sha256=checkpoint.sha256,
+            task=task,
+            target=target.name,
+            threads=target.threads,
+            seed=options.seed,
+            prepare={
+                "data": str(options.data),
+                "where": [list(pair) for pair in options.where],
+                "text_column": options.text_column,
+                "label_column": options.label_column,
+                "label_names": list(options.labels) if options.labels and not trained_labels else None,
+                "drop_missing": options.drop_missing,
+                "evaluate_only": finetune.parameters is None,
+                "known_labels": trained_labels,
+                "max_length": options.max_length,
+                "model_limit": checkpoint.model_limit,
+            },
+            finetune=finetune,
+            candidates=chosen,
+            skipped=skipped,
+            budgets=recipe.Budgets(
+                min_score=options.min_score,
+                max_latency_ms=options.max_latency_ms,
+                max_size_mb=options.max_size_mb,
+            ),
+        ),
+        checkpoint,
+        target,
+        cache,
+        output,
+    )
+
+
+def _prepare(runner: Runner, made: Plan) -> Finished:
+    parameters = made.recipe.prepare
+    return runner.run(
+        "prepare",
+        made.checkpoint.folder,
+        parameters,
+        title="prepare data",
+        reason="deduplicate, split, and measure the lengths",
+        inputs={
+            "data": sha256_file(Path(parameters["data"])),
+            "tokenizer": sha256_file(made.checkpoint.folder / "tokenizer.json"),
+        },
+        key_parameters={**parameters, "data": None},
+    )
+
+
+def _finetune(runner: Runner, made: Plan, data: Finished) -> tuple[Path, str]:
+    """(checkpoint folder, its hash) that goes on to the exports."""
+    parameters = made.recipe.finetune.parameters
+    if parameters is None:
+        return made.checkpoint.folder, made.checkpoint.sha256
+    tuned = runner.run(
+        "finetune",
+        made.checkpoint.folder,
+        {**parameters, "max_length": data.report["max_length"]},
+        title="finetune",
+        reason=made.recipe.finetune.reason,
+        inputs={"source": made.checkpoint.sha256},
+        data=data,
+        threads=local.cores(),
+        key_parameters={**parameters, "max_length": data.report["max_length"], "tensorboard": None},
+        resumable=True,
+    )
+    return tuned.output, tuned.sha256
+
+
+def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = None) -> Bundle:
+    """Carry a plan out and write the bundle.
+
+    Raises Refused, after writing the best candidate and the report, if no candidate passes the gates.
+    """
+    started = time.monotonic()
+    runner = runner or Runner(
+        made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force
+    )
+    data = _prepare(runner, made)
+    folder, sha256 = _finetune(runner, made, data)
+    workshop = Workshop(
+        runner=runner,
+        recipe=made.recipe,
+        target=made.target,
+        checkpoint=folder,
+        checkpoint_sha256=sha256,
+        data=data,
+        measurable=local.stands_for(made.target),
+        workers=min(2, local.cores()),
+    )
+    candidates = candidate_steps.make(workshop)
+    timing = candidate_steps.time_them(workshop, candidates)
+    candidate_steps.judge_speed(workshop, candidates)
+    winner, accepted = candidate_steps.choose(workshop, candidates)
+    summary = report.summarize(
+        workshop, candidates, winner, accepted, timing,
+        size_before=checkpoints.inspect(folder).size_bytes, seconds=time.monotonic() - started,
+    )  # fmt: skip
+    written = _write_bundle(made, workshop, winner, accepted, summary)
+    result = Bundle(written.path, written.manifest, {**summary, "bundle": str(written.path)})
+    if not accepted:
+        refused = Refused(
+            f"No candidate for {made.target.name} passed the gates; the best one, {winner.name}, was kept in "
+            f"{written.path} with the report. It was refused by {winner.refused}"
+        )
+        refused.bundle = result  # type: ignore[attr-defined]
+        raise refused
+    return result
+
+
+def _write_bundle(
+    made: Plan, workshop: Workshop, winner: Candidate, accepted: bool, summary: dict[str, Any]
+) -> Bundle:
+    assert winner.built is not None  # noqa: S101 - only built candidates are chosen
+    assert winner.answers is not None  # noqa: S101
+    task = tasks.get(made.recipe.task)
+    labels = json.loads((workshop.data.output / "labels.json").read_text(encoding="utf-8"))
+    max_length = workshop.data_report["max_length"]
+    artifact = {
+        key: winner.artifact[key] for key in ("path", "precision", "size_bytes", "inputs", "outputs", "lengths")
+    }
+    texts = [example.text for example in task.read_examples(workshop.data.output, "eval")]
+    encoder = task.encoder(winner.built.output, inputs=(), max_length=max_length)
+    support = made.target.engine(winner.plan.engine)
+    manifest = {
+        "schema_version": bundles.manifests.SCHEMA_VERSION,
+        "task": made.recipe.task,
+        "target": {"name": made.target.name, "title": made.target.title},
+        "engine": {
+            "name": winner.plan.engine,
+            "minimum_versions": winner.artifact["minimum_versions"],
+            "versions_on_target": support.versions,
+            "threads": made.recipe.threads,
+        },
+        "artifact": artifact,
+        "labels": labels,
+        "preprocessing": task.preprocessing(winner.built.output, max_length),
+        "golden": {"path": bundles.GOLDEN},
+        "source_model": {
+            "name": Path(made.recipe.model).resolve().name,
+            "sha256": made.checkpoint.sha256,
+            "architecture": made.checkpoint.architecture,
+            "licence": licence(made.checkpoint.folder),
+        },
+        "tool_versions": {
+            "toolkit": toolkit.__version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
+        },
+        "metrics": summary,
+        "accepted": accepted,
+        "refusals": [] if accepted else [winner.refused],
+    }
+    return bundles.write(
+        made.output,
+        artifact_folder=winner.built.output,
+        manifest=manifest,
+        golden=bundles.golden_examples(texts, encoder, workshop.logits(winner.answers), labels),
+        recipe=made.recipe.to_yaml(),
+        receipts=workshop.runner.write_receipts,
+        report=report.html(summary, workshop.runner.receipts, made.recipe),
+        replace=made.options.overwrite,
+    )
+
+
+def licence(folder: Path) -> str:
+    """The licence that the model card's front matter names, or "not stated"."""
+    card = folder / "README.md"
+    if card.is_file():
+        for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]:
+            if line.lower().startswith("license:"):
+                return line.partition(":")[2].strip() or "not stated"
+    return "not stated"
+
+
+def convert(
+    model: str | os.PathLike[str], target: str = targets.HOST, *, reporter: Reporter | None = None, **options: Any
+) -> Bundle:
+    """Convert a model for a target and write a bundle; the function behind `toolkit convert`.
+
+    `model` is a Hugging Face folder or `"demo"`; `options` are the fields of `Options` (`data`, `output`,
+    `min_score`, …). Raises InputError for bad input, Refused if no candidate passes the gates.
+    """
+    return run(plan(Options(model=os.fspath(model), target=target, **options)), reporter)

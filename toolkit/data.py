@@ -1,0 +1,218 @@
+"""Labelled examples from a file: read, find the columns, drop what cannot be used and say why, split.
+
+Reading goes through `datasets`; nothing of it leaves this module. Duplicates are dropped *before* the split,
+so that no example stands on both sides of it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError, missing_extra
+
+_READERS = {
+    ".csv": ("csv", {"keep_default_na": False}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    ".ndjson": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "tweet", "message", "body", "utterance")
+LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent", "polarity")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text and its label as an index into the label names."""
+
+    text: str
+    label: int
+
+
+@dataclass
+class Dropped:
+    """Why rows were left out, and how many."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, int]:
+        return dict(sorted(self.counts.items()))
+
+
+def _check_readable(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"Data file {path} does not exist.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; --data takes one {', '.join(_READERS)} file.")
+    if path.suffix.lower() not in _READERS:
+        raise InputError(
+            f"{path}: cannot tell its format by the suffix '{path.suffix}'; known: {', '.join(_READERS)}."
+        )
+    if path.stat().st_size == 0:
+        raise InputError(f"Data file {path} is empty.")
+
+
+def _check_encoding(path: Path) -> None:
+    if path.suffix.lower() == ".parquet":
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not UTF-8 text (byte {error.start} of the line is "
+                    f"0x{line[error.start]:02x}). Convert it first, for example: "
+                    f"iconv -f latin1 -t utf-8 '{path.name}' > utf8{path.suffix}"
+                ) from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a CSV, TSV, JSON-lines or Parquet file. Raises InputError naming the file and the fault."""
+    _check_readable(path)
+    _check_encoding(path)
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("datasets", "convert", "Reading data files") from error
+    builder, options = _READERS[path.suffix.lower()]
+    with tempfile.TemporaryDirectory() as cache:  # datasets keeps a copy of everything it reads
+        try:
+            table = datasets.load_dataset(
+                builder, data_files=str(path.resolve()), split="train", cache_dir=cache, keep_in_memory=True, **options
+            )
+            rows: list[dict[str, Any]] = table.to_list()
+        except Exception as error:  # datasets wraps the parsers' many errors in its own
+            cause = error.__cause__ or error
+            raise InputError(f"{path} cannot be read as {builder}: {str(cause).splitlines()[0]}") from error
+    if not rows:
+        raise InputError(f"Data file {path} has no rows.")
+    return rows
+
+
+def find_column(path: Path, rows: Sequence[dict[str, Any]], given: str | None, known: Sequence[str], role: str) -> str:
+    """The column that holds the `role`: the one given, or the first known name. Raises InputError listing the
+    columns found."""
+    columns = list(rows[0])
+    if given is not None:
+        if given in columns:
+            return given
+        raise InputError(f"{path} has no column '{given}'; its columns are: {', '.join(columns)}.")
+    lowered = {column.lower(): column for column in columns}
+    for name in known:
+        if name in lowered:
+            return lowered[name]
+    raise InputError(
+        f"{path}: cannot tell which column holds the {role}; its columns are: {', '.join(columns)}. "
+        f"Name it with --{role}-column."
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value in ("", "NaN", "nan")
+
+
+def normalize_label(value: Any) -> str:
+    """A label as text: integral floats lose their `.0`, booleans become 0 and 1."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def order_labels(found: set[str]) -> list[str]:
+    """Label values in a stable order: by number if all are integers, else alphabetically."""
+    try:
+        return sorted(found, key=int)
+    except ValueError:
+        return sorted(found)
+
+
+def where(rows: list[dict[str, Any]], path: Path, conditions: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Rows whose columns equal the given values."""
+    for column, value in conditions:
+        if column not in rows[0]:
+            raise InputError(f"{path} has no column '{column}'; its columns are: {', '.join(rows[0])}.")
+        rows = [row for row in rows if str(row[column]) == value]
+        if not rows:
+            raise InputError(f"{path}: no row has {column}={value}.")
+    return rows
+
+
+def labelled_texts(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    text_column: str,
+    label_column: str,
+    *,
+    drop_missing: bool,
+    dropped: Dropped,
+) -> list[tuple[str, str]]:
+    """(text, label value) pairs, empty and duplicate texts left out and counted in `dropped`.
+
+    A text that stands there with two labels is left out altogether. Rows without a label are an error unless
+    `drop_missing`.
+    """
+    unlabelled = [number for number, row in enumerate(rows, start=1) if _is_missing(row[label_column])]
+    if unlabelled and not drop_missing:
+        shown = ", ".join(map(str, unlabelled[:5])) + (", …" if len(unlabelled) > 5 else "")
+        raise InputError(
+            f"{path}: {len(unlabelled)} of {len(rows)} rows have no label in column '{label_column}' "
+            f"(rows {shown}). Fill them in, or leave them out with --drop-missing."
+        )
+    labels: dict[str, str] = {}
+    conflicting: set[str] = set()
+    for row in rows:
+        if _is_missing(row[label_column]):
+            dropped.counts["no label"] += 1
+            continue
+        text = "" if row[text_column] is None else str(row[text_column])
+        if not text.strip():
+            dropped.counts["empty text"] += 1
+            continue
+        label = normalize_label(row[label_column])
+        if text in labels:
+            dropped.counts["duplicate text"] += 1
+            if labels[text] != label:
+                conflicting.add(text)
+            continue
+        labels[text] = label
+    dropped.counts["same text with two labels"] += len(conflicting)
+    dropped.counts += Counter()  # drops zero entries
+    return [(text, label) for text, label in labels.items() if text not in conflicting]
+
+
+def stratified_split(examples: Sequence[Example], fractions: Sequence[float], seed: int) -> list[list[Example]]:
+    """Split into parts of the given fractions, each class in the same proportion, in a seeded order.
+
+    The fractions add up to 1. A class with at least as many examples as parts stands in every part.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    parts: list[list[Example]] = [[] for _ in fractions]
+    by_class: dict[int, list[Example]] = {}
+    for example in examples:
+        by_class.setdefault(example.label, []).append(example)
+    for label in sorted(by_class):
+        members = by_class[label]
+        order = generator.permutation(len(members))
+        bounds = np.floor(np.cumsum(fractions) * len(members) + 1e-9).astype(int)
+        if len(members) >= len(fractions):
+            for index in range(len(bounds)):  # no part goes without
+                low = index + 1
+                high = len(members) - (len(bounds) - 1 - index)
+                bounds[index] = min(max(bounds[index], low), high)
+        start = 0
+        for part, stop in zip(parts, bounds, strict=True):
+            part.extend(members[int(position)] for position in order[start:stop])
+            start = int(stop)
+    return [[part[int(position)] for position in generator.permutation(len(part))] for part in parts]

@@ -1,0 +1,1 @@
+"""Places where a bundle runs. One file per kind of device."""

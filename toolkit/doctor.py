@@ -1,0 +1,63 @@
+"""What is installed here, what is missing, and what to type."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from toolkit import cache, target
+from toolkit.devices import local
+
+DISTRIBUTION = "edge-deployment-toolkit"
+_LEAST_FREE_GB = 5.0
+
+
+def _requirements() -> list[Requirement]:
+    return [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
+
+
+def _extra(requirement: Requirement) -> str:
+    marker = str(requirement.marker or "")
+    return marker.partition("extra == ")[2].strip("\"' ") if "extra ==" in marker else "core"
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def examine() -> dict[str, Any]:
+    """Device, packages per extra, and advice. `broken` lists packages that are there in a version that does not fit."""
+    packages, broken, missing = [], [], set()
+    for requirement in _requirements():
+        if requirement.name == DISTRIBUTION:
+            continue
+        extra, installed = _extra(requirement), _installed(requirement.name)
+        fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+        packages.append(
+            {"extra": extra, "package": requirement.name, "wanted": str(requirement.specifier), "installed": installed}
+        )
+        if installed is None:
+            missing.add(extra)
+        elif not fits:
+            broken.append(f"{requirement.name} {installed} is installed, {requirement.specifier} is needed")
+    advice = [f"Extra '{extra}' is not complete: pip install '{DISTRIBUTION}[{extra}]'" for extra in sorted(missing)]
+    folder = cache.default_folder()
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    if free < _LEAST_FREE_GB:
+        advice.append(f"Only {free:.1f} GB are free at {existing}; a conversion wants about {_LEAST_FREE_GB:g} GB.")
+    here = [name for name, path in target.available().items() if local.stands_for(target.load_file(Path(path)))]
+    advice.append(f"Measured here rather than estimated: {', '.join(['host', *here])}.")
+    return {
+        "device": {**local.describe(), "cache": str(folder), "free_disk_gb": round(free, 1)},
+        "packages": packages,
+        "advice": advice,
+        "broken": broken,
+    }

@@ -1,0 +1,79 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit import silence
+from toolkit.engines import Arrays, as_float32
+from toolkit.errors import InputError, missing_extra
+
+NAME = "onnxruntime"
+SUFFIX = ".onnx"
+
+_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
+
+
+def _import() -> Any:
+    silence.apply()  # its telemetry switch is read at import, never after
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnxruntime", "runtime-onnxruntime", "Running an ONNX bundle") from error
+    return onnxruntime
+
+
+def version() -> str:
+    """Version of the installed onnxruntime."""
+    return str(_import().__version__)
+
+
+class OnnxRuntimeEngine:
+    """One CPU session."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        ort = _import()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a class per status code, all direct children of Exception
+            raise InputError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
+        self._threads = threads
+        self._dtypes = {tensor.name: _DTYPES.get(tensor.type) for tensor in self._session.get_inputs()}
+        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        feeds = {
+            name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()
+        }
+        values = self._session.run(self._outputs, feeds)
+        return {name: as_float32(value) for name, value in zip(self._outputs, values, strict=True)}
+
+    def describe(self) -> dict[str, Any]:
+        def tensors(values: Any) -> list[dict[str, Any]]:
+            return [{"name": v.name, "dtype": v.type, "shape": list(v.shape)} for v in values]
+
+        return {
+            "engine": NAME,
+            "version": version(),
+            "provider": self._session.get_providers()[0],
+            "threads": self._threads,
+            "inputs": tensors(self._session.get_inputs()),
+            "outputs": tensors(self._session.get_outputs()),
+        }
+
+    def close(self) -> None:
+        del self._session
+
+
+def load(path: Path, threads: int = 1) -> OnnxRuntimeEngine:
+    """Load `path` with `threads` intra-op threads. Raises InputError if the file is not a model it can run."""
+    return OnnxRuntimeEngine(path, threads)

@@ -1,0 +1,33 @@
+"""The errors a user can meet. Each carries its exit code; the command line prints the message, no traceback."""
+
+from __future__ import annotations
+
+
+class ToolkitError(Exception):
+    """Base of every error that is told to the user as one message."""
+
+    exit_code = 2
+
+
+class InputError(ToolkitError):
+    """The user's input cannot be used: what, where, and what to do (exit code 2)."""
+
+
+class Refused(ToolkitError):
+    """A gate or a budget refused the result (exit code 1)."""
+
+    exit_code = 1
+
+
+class MissingDependencyError(ToolkitError):
+    """Something is missing in the environment: an extra, a device, a tool (exit code 3)."""
+
+    exit_code = 3
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingDependencyError:
+    """The one line that tells which extra to install for `package`."""
+    return MissingDependencyError(
+        f"{purpose} needs the package '{package}', which is not installed. "
+        f"Install it with: pip install 'edge-deployment-toolkit[{extra}]'"
+    )

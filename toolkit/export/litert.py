@@ -1,0 +1,160 @@
+"""LiteRT: through litert_torch, one signature per input length, weights shared between the signatures.
+
+64-bit integers become 32-bit at the boundary (the format's runtimes and accelerators want it so); the engine
+casts and checks the range. The minimum runtime follows from the operator versions in the file, by the table in
+`litert_op_versions.json`: a file with one newer operator does not load on an older runtime at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from toolkit import tasks
+from toolkit.engines.litert import SIGNATURE_PREFIX
+from toolkit.errors import InputError, missing_extra
+
+MODEL_FILE = "model.tflite"
+
+# The level of the operator table that each release of the package covers whole; measured by loading one file
+# per operator version into the released wheels. `tflite-runtime` is numbered by the level itself.
+_PACKAGE_OF_LEVEL = (
+    ("2.16.0", "1.0.1"),
+    ("2.19.0", "1.2.0"),
+    ("2.20.0", "2.0.2"),
+    ("2.21.0", "2.1.3"),
+    ("2.23.0", "2.2.0"),
+)
+
+
+def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
+    """Export the float model to `output/model.tflite` and describe it."""
+    from toolkit.engines.torch import input_names, load_model
+
+    lengths = parameters.lengths
+    steps = len(lengths) + 3
+    context.progress(0, steps, "loading litert-torch")
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        import litert_torch
+    except ImportError as error:
+        raise missing_extra("litert-torch", "litert", "Exporting to LiteRT") from error
+    import torch
+
+    torch.set_num_threads(context.threads)
+    task = tasks.get(context.task)
+    model = load_model(checkpoint, task.MODEL_CLASS)
+    names = input_names(model, task)
+
+    class Logits(torch.nn.Module):  # type: ignore[misc]
+        """The model with its one output as a plain tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.model(**inputs).logits
+
+    module = Logits().eval()
+    converter: Any = litert_torch
+    for length in lengths:
+        sample = {name: torch.ones(1, length, dtype=torch.long) for name in names}
+        converter = converter.signature(f"{SIGNATURE_PREFIX}{length}", module, sample_kwargs=sample)
+    context.progress(1, steps, f"tracing and converting {len(lengths)} input lengths")
+    converted = converter.convert()
+    context.progress(steps - 1, steps, "writing")
+    converted.export(str(output / MODEL_FILE))
+    context.progress(steps, steps, "done")
+    return describe(output / MODEL_FILE, "fp32")
+
+
+def quantize(source: Path, output: Path, artifact: dict[str, Any], method: str) -> dict[str, Any]:
+    """Quantize `source/model.tflite` to `output/model.tflite`."""
+    if method != "dynamic-int8":
+        raise InputError(f"LiteRT has no quantization method '{method}'; known: dynamic-int8.")
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise missing_extra("ai-edge-quantizer", "litert", "Quantizing a LiteRT file") from error
+    worker = quantizer.Quantizer(str(source / artifact["path"]))
+    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    worker.quantize().export_model(str(output / MODEL_FILE))
+    return describe(output / MODEL_FILE, "int8")
+
+
+def minimum_level(operators: list[tuple[str, int]]) -> str:
+    """The lowest TensorFlow Lite version that has every operator in its version. `operators` are (name, version).
+
+    Raises InputError for an operator version that no known runtime has.
+    """
+    table = json.loads(Path(__file__).with_name("litert_op_versions.json").read_text())["minimum_runtime"]
+    levels = []
+    for name, version in operators:
+        known = table.get(name, {}).get(str(version))
+        if known is None:
+            raise InputError(f"No known LiteRT runtime has the operator {name} in version {version}.")
+        levels.append(Version(known))
+    return str(max(levels, default=Version("1.5.0")))
+
+
+def minimum_versions(level: str) -> dict[str, str]:
+    """Minimum version per package that can run a file of this level."""
+    for covered, package in _PACKAGE_OF_LEVEL:
+        if Version(level) <= Version(covered):
+            return {"tflite-runtime": level, "ai-edge-litert": package}
+    raise InputError(f"No released LiteRT runtime covers level {level}.")
+
+
+def describe(path: Path, precision: str) -> dict[str, Any]:
+    """The artifact description of a LiteRT file, from its flatbuffer alone."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    dtypes = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    codes = [(names[max(c.builtinCode, c.deprecatedBuiltinCode)], c.version) for c in model.operatorCodes]
+    level = minimum_level(codes)
+
+    def tensors(signature: Any, values: Any) -> list[dict[str, Any]]:
+        graph = model.subgraphs[signature.subgraphIndex]
+        described = []
+        for value in values:
+            tensor = graph.tensors[value.tensorIndex]
+            shape = ["length" if lengths and size == lengths[-1] else int(size) for size in tensor.shape]
+            described.append({"name": value.name.decode(), "dtype": dtypes[tensor.type], "shape": shape})
+        return described
+
+    lengths = sorted(int(s.signatureKey.decode().removeprefix(SIGNATURE_PREFIX)) for s in model.signatureDefs)
+    longest = next(s for s in model.signatureDefs if s.signatureKey.decode() == f"{SIGNATURE_PREFIX}{lengths[-1]}")
+    graph = model.subgraphs[longest.subgraphIndex]
+    return {
+        "format": "litert",
+        "path": path.name,
+        "precision": precision,
+        "size_bytes": path.stat().st_size,
+        "operator_versions": {name: version for name, version in sorted(codes)},
+        "inputs": tensors(longest, longest.inputs),
+        "outputs": tensors(longest, longest.outputs),
+        "lengths": lengths,
+        "minimum_versions": minimum_versions(level),
+        "operators": dict(sorted(Counter(codes[op.opcodeIndex][0] for op in graph.operators).items())),
+        "weight_bytes_read": weight_bytes_read(model, graph, codes),
+    }
+
+
+def weight_bytes_read(model: Any, graph: Any, codes: list[tuple[str, int]]) -> int:
+    """Bytes of weights that one inference of a subgraph reads: its constants but the looked-up tables."""
+    looked_up = {
+        index
+        for op in graph.operators
+        if codes[op.opcodeIndex][0] in ("GATHER", "EMBEDDING_LOOKUP")
+        for index in op.inputs
+    }
+    buffers = {t.buffer for i, t in enumerate(graph.tensors) if i not in looked_up}
+    return sum(len(model.buffers[b].data) for b in buffers if model.buffers[b].data is not None)

@@ -1,0 +1,42 @@
+"""Parity: a float artifact must give the float checkpoint's logits and labels on real examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.gates import Verdict
+
+NAME = "parity"
+TOLERANCE = 1e-3  # max abs logit difference
+LEAST_EXAMPLES = 200
+
+
+def check(reference: NDArray[Any], candidate: NDArray[Any], tolerance: float = TOLERANCE) -> Verdict:
+    """Compare logits float[n, classes] of the same examples. A NaN anywhere refuses."""
+    count = len(candidate)
+    difference = np.abs(candidate - reference[:count])
+    worst = float(difference.max()) if not np.isnan(difference).any() else float("nan")
+    flips = int((candidate.argmax(axis=1) != reference[:count].argmax(axis=1)).sum())
+    passed = worst <= tolerance and flips == 0
+    reason = f"largest logit difference {worst:.2g} over {count} examples (limit {tolerance:g})"
+    if flips:
+        reason += f", {flips} labels differ"
+    return Verdict(NAME, passed, reason)
+
+
+def agreement(reference: NDArray[Any], candidate: NDArray[Any], names: list[str]) -> dict[str, Any]:
+    """Flip rate against the reference, overall and per reference class, and the largest logit difference."""
+    count = len(candidate)
+    before = reference[:count].argmax(axis=1)
+    flipped = candidate.argmax(axis=1) != before
+    return {
+        "examples": count,
+        "flip_rate": float(flipped.mean()),
+        "flip_rate_per_class": {
+            name: float(flipped[before == i].mean()) if (before == i).any() else None for i, name in enumerate(names)
+        },
+        "max_abs_logit_difference": float(np.abs(candidate - reference[:count]).max()),
+    }

@@ -1,0 +1,66 @@
+"""What a folder is: a bundle or a checkpoint, told from its own files. Loads no engine and no framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit import checkpoint as checkpoints
+from toolkit.runtime import manifest as manifests
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Facts about a bundle or a checkpoint folder. Raises InputError if it is neither, or damaged."""
+    if (path / manifests.FILE_NAME).exists():
+        manifest = manifests.read(path)
+        manifests.verify_files(manifest)
+        data = manifest.data
+        return {
+            "kind": "bundle",
+            **{
+                key: data[key]
+                for key in (
+                    "task", "target", "engine", "artifact", "labels", "preprocessing", "source_model",
+                    "tool_versions", "accepted", "refusals", "content_hash",
+                )
+            },
+            "files": {name: entry["bytes"] for name, entry in data["files"].items()},
+            "metrics": {key: data["metrics"].get(key) for key in ("score", "size", "latency")},
+        }  # fmt: skip
+    found = checkpoints.inspect(path)
+    dtypes: dict[str, int] = {}
+    for dtype, _ in found.tensors.values():
+        dtypes[dtype] = dtypes.get(dtype, 0) + 1
+    return {
+        "kind": "checkpoint",
+        "architecture": found.architecture,
+        "model_type": found.config["model_type"],
+        "parameters": found.parameters,
+        "weights_bytes": found.size_bytes,
+        "tensors": len(found.tensors),
+        "dtypes": dtypes,
+        "layers": found.config.get("num_hidden_layers"),
+        "hidden_size": found.config.get("hidden_size"),
+        "most_tokens": found.model_limit,
+        "labels": found.labels,
+        "sha256": found.sha256,
+    }
+
+
+def rows(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Facts as (name, value) rows, nested mappings flattened one level."""
+    made: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict) and not prefix and name != "metrics":
+            made += rows(value, f"{name}: ")
+        elif name == "metrics":
+            score, size = value["score"], value["size"]
+            made.append((f"{score['name']} before → after", f"{score['before']:.4f} → {score['after']:.4f}"))
+            made.append(("bytes before → after", f"{size['before_bytes']:,} → {size['after_bytes']:,}"))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            made.append((prefix + name, "; ".join(f"{v['name']} {v['dtype']}{v['shape']}" for v in value)))
+        elif isinstance(value, list):
+            made.append((prefix + name, ", ".join(map(str, value)) or "-"))
+        else:
+            made.append((prefix + name, f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)))
+    return made

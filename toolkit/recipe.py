@@ -1,0 +1,145 @@
+"""Recipes: what a conversion will do, with all parameters and the reason for each step.
+
+`plan` turns a model, its data and a target into a recipe without running anything. A recipe is complete: the same
+recipe on the same inputs gives the same bundle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.checkpoint import Checkpoint
+from toolkit.errors import InputError
+from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.gates import score
+from toolkit.target import EngineName, EngineSupport, Precision, Target
+
+SCHEMA_VERSION = 1
+# How a precision is reached from a float artifact, per engine. Adding a method: one entry and its export function.
+METHODS: dict[tuple[str, str], str | None] = {
+    ("onnxruntime", "fp32"): None,
+    ("onnxruntime", "int8"): "dynamic-int8",
+    ("litert", "fp32"): None,
+    ("litert", "int8"): "dynamic-int8",
+    ("tensorrt", "fp32"): None,
+    ("tensorrt", "fp16"): "fp16",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Budgets(_Strict):
+    """What the result must keep to."""
+
+    min_score: str = score.DEFAULT
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+
+
+class CandidatePlan(_Strict):
+    """One engine × precision that the target allows."""
+
+    engine: EngineName
+    precision: Precision
+    method: str | None
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+
+class Skipped(_Strict):
+    """Something that the target allows and this run does not try."""
+
+    what: str
+    reason: str
+
+
+class FinetunePlan(_Strict):
+    """The fine-tuning to run, or None as parameters if there is none."""
+
+    parameters: dict[str, Any] | None
+    reason: str
+
+
+class Recipe(_Strict):
+    """All of a conversion's steps and parameters."""
+
+    schema_version: Literal[1] = 1
+    toolkit_version: str
+    model: str
+    model_sha256: str
+    task: str
+    target: str
+    threads: int
+    seed: int
+    prepare: dict[str, Any]
+    finetune: FinetunePlan
+    candidates: list[CandidatePlan] = Field(min_length=1)
+    skipped: list[Skipped] = []
+    budgets: Budgets = Budgets()
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML text, keys in reading order."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe file. Raises InputError naming the file and the key."""
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"Cannot read recipe {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a YAML file: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {key}: {first['msg']}") from error
+
+
+def _candidate(engine: EngineSupport, precision: Precision) -> CandidatePlan | Skipped:
+    name = f"{engine.name} {precision}"
+    if (engine.name, precision) not in METHODS:
+        return Skipped(what=name, reason=f"this version cannot make {precision} artifacts for {engine.name}")
+    method = METHODS[engine.name, precision]
+    how = "float export" if method is None else f"{method} of the float export"
+    where = "" if engine.processor == "cpu" else f" on the {engine.processor}"
+    return CandidatePlan(
+        engine=engine.name,
+        precision=precision,
+        method=method,
+        reason=f"{how}; the target runs {engine.name}{where} in {precision}",
+    )
+
+
+def candidates(target: Target) -> tuple[list[CandidatePlan], list[Skipped]]:
+    """All engine × precision pairs of a target, split into those that can be made here and those that cannot."""
+    pairs = [_candidate(engine, precision) for engine in target.engines for precision in engine.precisions]
+    chosen = [pair for pair in pairs if isinstance(pair, CandidatePlan)]
+    skipped = [pair for pair in pairs if isinstance(pair, Skipped)]
+    if not chosen:
+        raise InputError(f"Nothing can be made for target '{target.name}': {skipped[0].reason}.")
+    assert all(plan.engine in FORMAT_OF_ENGINE for plan in chosen)  # noqa: S101 - every engine here has a format
+    return chosen, skipped
+
+
+def finetune_plan(checkpoint: Checkpoint, wanted: bool | None, parameters: dict[str, Any]) -> FinetunePlan:
+    """Whether to fine-tune: as told, else if the checkpoint is not a trained classifier."""
+    trained = checkpoint.labels is not None
+    if wanted is False and not trained:
+        raise InputError(
+            f"{checkpoint.folder} is not a trained classifier ({checkpoint.architecture}); it cannot be converted "
+            "without fine-tuning. Leave --no-finetune away."
+        )
+    if wanted or (wanted is None and not trained):
+        why = "asked for" if trained else f"{checkpoint.architecture} has no trained classification head"
+        return FinetunePlan(parameters=parameters, reason=why)
+    return FinetunePlan(parameters=None, reason=f"{checkpoint.architecture} is a trained classifier already")

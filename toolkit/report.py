@@ -1,0 +1,181 @@
+"""What a conversion tells people: the summary as data, and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html as markup
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from toolkit.bench.statistics import compare
+from toolkit.devices import local
+
+if TYPE_CHECKING:
+    from toolkit.candidates import Candidate, Workshop
+    from toolkit.recipe import Recipe
+
+
+def summarize(
+    workshop: Workshop,
+    candidates: Sequence[Candidate],
+    winner: Candidate,
+    accepted: bool,
+    timing: Mapping[str, Any],
+    *,
+    size_before: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Score, size and latency before and after, every candidate's outcome, the data report."""
+    assert workshop.reference is not None  # noqa: S101 - a winner has been judged against it
+    before = timing.get("latency", {}).get("torch fp32", {}).get("mean_ms")
+    against = timing.get("against_baseline", {}).get(winner.name)
+    latency: dict[str, Any] = {"before_ms": before, "after": winner.as_dict()["latency"], "against_before": against}
+    measured_here = winner.latency is not None and winner.latency.kind == "measured"
+    device = local.describe()
+    if measured_here:
+        latency["how"] = (
+            f"mean over {timing['examples']} evaluation examples at their real lengths, batch 1, "
+            f"{timing['threads']} thread, builds in turn; on this machine: {device['cpu_model']}"
+        )
+    else:
+        latency["how"] = f"estimate from the profile of {workshop.target.name}; nothing was run there"
+    siblings = {}
+    for candidate in candidates:
+        fp32 = next((c for c in candidates if c.plan.engine == candidate.plan.engine and not c.plan.method), None)
+        if fp32 is not None and fp32 is not candidate and fp32.times and candidate.times:
+            siblings[candidate.name] = compare(candidate.times, fp32.times, workshop.recipe.seed).as_dict()
+    return {
+        "target": workshop.target.name,
+        "task": workshop.recipe.task,
+        "accepted": accepted,
+        "chosen": winner.name,
+        "validation_rung": "L2" if winner.plan.engine == "tensorrt" else None,
+        "score": {
+            "name": winner.metrics["score_name"],
+            "before": workshop.reference.report["score"],
+            "after": winner.metrics["score"],
+            "examples": winner.metrics["examples"],
+            "macro_f1": winner.metrics["macro_f1"],
+            "per_class": winner.metrics["per_class"],
+            "confusion": winner.metrics["confusion"],
+            "how": "artifact through its engine, raw text to label, on the held-out evaluation split",
+        },
+        "size": {"before_bytes": size_before, "after_bytes": winner.artifact["size_bytes"]},
+        "latency": latency,
+        "candidates": [candidate.as_dict() for candidate in candidates],
+        "against_float_sibling": siblings,
+        "skipped": [skipped.model_dump() for skipped in workshop.recipe.skipped],
+        "data": dict(workshop.data_report),
+        "device": device,
+        "seconds": round(seconds, 1),
+    }
+
+
+def latency_text(latency: Mapping[str, Any] | None) -> str:
+    """A latency with its kind: `2.10 ms`, or `estimate 1.2-3.4 ms`."""
+    if latency is None:
+        return "not available"
+    if latency["kind"] == "measured":
+        return f"{latency['ms']:.2f} ms"
+    return f"estimate {latency['low_ms']:.2g}-{latency['high_ms']:.2g} ms"
+
+
+def score_text(candidate: Mapping[str, Any]) -> str:
+    """A candidate's score with the number of examples behind it."""
+    if candidate["score"] is None:
+        return "-"
+    return f"{candidate['score']:.4f} (n={candidate['score_examples']})"
+
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#b42318}
+@media(prefers-color-scheme:dark){:root{--good:#4ac26b;--bad:#ff7b72}}
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
+table{border-collapse:collapse;width:100%;display:block;overflow-x:auto}
+th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line);vertical-align:top}
+td.number{text-align:right;font-variant-numeric:tabular-nums}
+.good{color:var(--good)}.bad{color:var(--bad)}small{opacity:.75}code{font-size:.9em}
+"""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = "".join(f"<th>{markup.escape(title)}</th>" for title in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{markup.escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def before_and_after(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The three rows that everybody wants: score, size, latency, each before and after."""
+    score, size, latency = summary["score"], summary["size"], summary["latency"]
+    before = f"{latency['before_ms']:.2f} ms" if latency["before_ms"] else "not measured"
+    after = latency_text(latency["after"])
+    if latency["against_before"]:
+        speedup = 1 / latency["against_before"]["ratio"]
+        after += f" ({speedup:.1f}x faster)"
+    return [
+        (f"{score['name']} (n={score['examples']})", f"{score['before']:.4f}", f"{score['after']:.4f}"),
+        ("size", _megabytes(size["before_bytes"]), _megabytes(size["after_bytes"])),
+        ("latency", before, after),
+    ]
+
+
+def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
+    """The report page: no script, nothing loaded from anywhere, readable on a phone and in the dark."""
+    verdict = '<b class="good">accepted</b>' if summary["accepted"] else '<b class="bad">refused by the gates</b>'
+    candidates = [
+        (c["name"], _megabytes(c["size_bytes"]), score_text(c), latency_text(c["latency"]), c["outcome"])
+        for c in summary["candidates"]
+    ]
+    verdicts = [
+        (c["name"], v["gate"], "passed" if v["passed"] else "refused", v["reason"])
+        for c in summary["candidates"]
+        for v in c["verdicts"]
+    ]
+    stages = [
+        (
+            r["title"], "from the cache" if r["cached"] else f"{r['seconds']:.1f} s",
+            _megabytes(r["peak_rss_bytes"]), r["reason"],
+        )
+        for r in receipts
+    ]  # fmt: skip
+    per_class = [
+        (name, f"{v['precision']:.3f}", f"{v['recall']:.3f}", f"{v['f1']:.3f}", v["support"])
+        for name, v in summary["score"]["per_class"].items()
+    ]
+    dropped = ", ".join(f"{count} {why}" for why, count in summary["data"]["dropped"].items()) or "nothing"
+    title = markup.escape(f"{summary['chosen']} for {summary['target']}")
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<title>{title}</title><style>{_STYLE}</style>",
+        f"<h1>{title}: {verdict}</h1>",
+        _table(("", "before (float checkpoint)", "after (this bundle)"), before_and_after(summary)),
+        f"<p><small>Score: {markup.escape(summary['score']['how'])}. "
+        f"Latency: {markup.escape(summary['latency']['how'])}.</small></p>",
+        "<h2>Candidates</h2>",
+        _table(("candidate", "size", summary["score"]["name"], "latency", "outcome"), candidates),
+        "<h2>Gates</h2>",
+        _table(("candidate", "gate", "verdict", "why"), verdicts),
+        "<h2>Classes</h2>",
+        _table(("class", "precision", "recall", "F1", "examples"), per_class),
+        "<h2>Stages</h2>",
+        _table(("stage", "time", "peak memory", "why"), stages),
+        "<h2>Data</h2>",
+        f"<p>{summary['data']['used']} of {summary['data']['rows']} rows used; dropped: {markup.escape(dropped)}. "
+        f"Splits: {markup.escape(str(summary['data']['splits']))}. "
+        f"Input lengths: {markup.escape(str(summary['data']['lengths']))} tokens.</p>",
+        "<h2>Not tried</h2>",
+        _table(("what", "why"), [(s["what"], s["reason"]) for s in summary["skipped"]])
+        if summary["skipped"]
+        else "<p>Everything that the target allows was tried.</p>",
+        "<h2>Made on</h2>",
+        _table(("", ""), [(key, value) for key, value in summary["device"].items()]),
+        f"<h2>Recipe</h2><pre><code>{markup.escape(recipe.to_yaml())}</code></pre></html>",
+    ]
+    return "\n".join(parts)

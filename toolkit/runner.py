@@ -1,0 +1,206 @@
+"""Runs stages: cache, child process, progress, receipt."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolkit import stages
+from toolkit.cache import Cache
+from toolkit.child import Child
+from toolkit.errors import ToolkitError
+from toolkit.storage import sha256_folder, sha256_json, write_json
+
+
+class Reporter(Protocol):
+    """What is told about a run while it goes on."""
+
+    def started(self, title: str) -> None: ...
+
+    def progress(self, title: str, done: int, total: int, text: str) -> None: ...
+
+    def finished(self, title: str, receipt: Mapping[str, Any], cached: bool) -> None: ...
+
+    def failed(self, title: str, reason: str) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def started(self, title: str) -> None: ...
+
+    def progress(self, title: str, done: int, total: int, text: str) -> None: ...
+
+    def finished(self, title: str, receipt: Mapping[str, Any], cached: bool) -> None: ...
+
+    def failed(self, title: str, reason: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage's output folder and its receipt."""
+
+    output: Path
+    receipt: dict[str, Any]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = self.receipt["report"]
+        return report
+
+    @property
+    def sha256(self) -> str:
+        return str(self.receipt["output_sha256"])
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions of the distributions that are there."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass
+class Runner:
+    """One run: where its cache is, and what all its stages share."""
+
+    cache: Cache
+    task: str
+    seed: int
+    reporter: Reporter = field(default_factory=Silent)
+    force: bool = False
+    receipts: list[dict[str, Any]] = field(default_factory=list)
+    _running: dict[str, Child] = field(default_factory=dict)  # by stage
+    _stopping: bool = False
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(
+        self,
+        stage: str,
+        source: Path,
+        parameters: Mapping[str, Any],
+        *,
+        title: str,
+        reason: str,
+        inputs: Mapping[str, str],
+        data: Finished | None = None,
+        threads: int = 1,
+        key_parameters: Mapping[str, Any] | None = None,
+        resumable: bool = False,
+    ) -> Finished:
+        """Run a stage, or take its output from the cache.
+
+        `inputs` are the content hashes of everything that it reads; `key_parameters` stand for `parameters` in the
+        key where those name folders. `title` is for people, `reason` says why the stage is there.
+        """
+        module = stages.get(stage)
+        libraries = library_versions(module.LIBRARIES)
+        identity = {
+            "stage": stage,
+            "version": module.VERSION,
+            "parameters": dict(parameters if key_parameters is None else key_parameters),
+            "inputs": dict(inputs),
+            "data": data.sha256 if data else None,
+            "task": self.task,
+            "seed": self.seed,
+            "libraries": libraries,
+        }
+        key = sha256_json(identity)
+        with self.cache.lock(key):
+            if self.force:
+                self.cache.forget(key)
+            receipt = self.cache.receipt(key)
+            cached = receipt is not None
+            if receipt is None:
+                request = {
+                    "stage": stage,
+                    "source": str(source),
+                    "parameters": dict(parameters),
+                    "task": self.task,
+                    "seed": self.seed,
+                    "threads": threads,
+                    "data": str(data.output) if data else None,
+                    "resume": str(self.cache.resume(key)) if resumable else None,
+                }
+                self.reporter.started(title)
+                try:
+                    key, receipt = self._make(key, request, title, {**identity, "title": title, "reason": reason})
+                except ToolkitError as error:
+                    self.reporter.failed(title, str(error))
+                    raise
+        with self._guard:
+            self.receipts.append({**receipt, "cached": cached})
+        self.reporter.finished(title, receipt, cached)
+        return Finished(self.cache.entry(key) / "output", receipt)
+
+    def _make(
+        self, key: str, request: dict[str, Any], title: str, identity: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Run the stage's child and publish its output: the key under which it lies, and the receipt."""
+        with self.cache.work(key) as work:
+            request["output"] = str(work / "entry" / "output")
+
+            def progress(done: int, total: int, text: str) -> None:
+                self.reporter.progress(title, done, total, text)
+
+            child = Child("toolkit.stages.process", request, work, on_progress=progress)
+            result = self._wait(title, child)
+            receipt = {
+                **identity,
+                "key": key,
+                "threads": request["threads"],
+                "seconds": result["seconds"],
+                "peak_rss_bytes": result["peak_rss_bytes"],
+                "report": result["report"],
+                "output_sha256": sha256_folder(work / "entry" / "output"),
+            }
+            interrupted = bool(result["report"].get("interrupted"))
+            if interrupted:  # not what the key promises: kept apart, and the rest stays resumable
+                key = sha256_json({"interrupted": key, "output": receipt["output_sha256"]})
+            write_json(work / "entry" / "receipt.json", receipt)
+            self.cache.publish(key, work)
+        return key, receipt
+
+    def _wait(self, title: str, child: Child) -> dict[str, Any]:
+        with self._guard:
+            self._running[title] = child
+        try:
+            while not child.poll(0.2):
+                if self._stopping:
+                    child.kill()
+                    raise KeyboardInterrupt
+            return child.result()
+        finally:
+            with self._guard:
+                del self._running[title]
+
+    def finetuning(self) -> bool:
+        """True while the stage runs that an interruption does not waste."""
+        return "finetune" in self._running
+
+    def interrupt(self) -> None:
+        """Ask the fine-tuning to stop early and keep its best epoch."""
+        child = self._running.get("finetune")
+        if child is not None:
+            child.interrupt()
+
+    def stop(self) -> None:
+        """End all running stages."""
+        self._stopping = True
+
+    def write_receipts(self, folder: Path) -> None:
+        """One numbered file per stage of this run, in the order in which they ended."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for number, receipt in enumerate(self.receipts, start=1):
+            name = receipt["title"].replace(" ", "-").replace("/", "-")
+            write_json(folder / f"{number:02d}-{name}.json", receipt)

@@ -1,0 +1,66 @@
+"""`evaluate`: every evaluation example through an engine, from the raw text to the logits.
+
+Output: `logits.npy`, float32[n, classes], in the order of the evaluation split. Artifacts run one example at a
+time, the way they will on the device: a dynamically quantized model answers differently in a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from toolkit import engines, tasks
+from toolkit.stages import Context
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert", "tokenizers")
+
+
+class Parameters(BaseModel):
+    """Which engine, and how many examples (None: all)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str
+    max_length: int
+    limit: int | None = None
+
+
+def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
+    """`source` is a checkpoint for the engine `torch`, an artifact folder for every other engine."""
+    assert context.data is not None  # noqa: S101 - the runner always prepares data before it evaluates
+    task = tasks.get(context.task)
+    examples = task.read_examples(context.data, "eval")[: parameters.limit]
+    labels = np.asarray([example.label for example in examples])
+    counted: dict[str, Any] = {}
+    if parameters.engine == "torch":
+        from toolkit.engines import torch as torch_engine
+
+        logits = torch_engine.logits(source, task, examples, parameters.max_length, context)
+        tokens = json.loads((context.data / "report.json").read_text(encoding="utf-8"))["tokens"]
+        length = min(round(tokens["mean"]), parameters.max_length)
+        operations = torch_engine.count_operations(source, task, length)
+        counted = {"operations": operations, "operations_tokens": length}
+    else:
+        artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))
+        encoder = task.encoder(
+            source,
+            inputs=[tensor["name"] for tensor in artifact["inputs"]],
+            max_length=parameters.max_length,
+            lengths=artifact["lengths"],
+        )
+        engine = engines.get(parameters.engine).load(source / artifact["path"], context.threads)
+        name = artifact["outputs"][0]["name"]
+        rows = []
+        for index, example in enumerate(examples):
+            rows.append(engine.run(encoder(example.text))[name][0])
+            context.progress(index + 1, len(examples), "evaluating")
+        engine.close()
+        logits = np.asarray(rows, dtype=np.float32)
+    np.save(output / "logits.npy", logits, allow_pickle=False)
+    names = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
+    return {**task.metrics(logits, labels, names), **counted}
