@@ -15,10 +15,10 @@ silence.apply()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from toolkit.convert import convert as convert
+    from toolkit.conversion import convert as convert
     from toolkit.runtime import load as load
 
-_PUBLIC = {"convert": "toolkit.convert", "load": "toolkit.runtime"}
+_PUBLIC = {"convert": "toolkit.conversion", "load": "toolkit.runtime"}
 
 __all__ = ["__version__", "convert", "load"]
 

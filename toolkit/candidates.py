@@ -1,4 +1,4 @@
-"""Candidates: one artifact per engine × precision, made, gated, measured, and one of them chosen.
+"""Candidates: one artifact per engine and precision, made, gated, measured, and one of them chosen.
 
 Float candidates are compared with the float checkpoint on a few hundred real examples first; the whole evaluation
 split runs through a candidate only while it can still win. Every candidate keeps its verdicts and its reason.
@@ -27,7 +27,7 @@ from toolkit.runner import Finished, Runner
 from toolkit.target import Target
 
 PARITY_EXAMPLES = 256
-TIMED_EXAMPLES = 100
+TIMED_EXAMPLES = 60
 TIMED_ROUNDS = 3
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
@@ -35,7 +35,7 @@ _ESTIMATE_MARGIN = 1.15
 
 @dataclass
 class Candidate:
-    """One engine × precision on its way through the gates."""
+    """One engine and precision on its way through the gates."""
 
     plan: CandidatePlan
     built: Finished | None = None
@@ -84,7 +84,7 @@ class Candidate:
 
 @dataclass
 class Workshop:
-    """What making and judging candidates needs; filled by `toolkit.convert`."""
+    """What making and judging candidates needs; filled by `toolkit.conversion`."""
 
     runner: Runner
     recipe: Recipe
@@ -107,7 +107,11 @@ class Workshop:
         return self.runner.run(
             "evaluate",
             source,
-            {"engine": engine, "max_length": self.data_report["max_length"], "limit": None if every else limit},
+            {
+                "engine": engine,
+                "max_length": self.data_report["max_length"],
+                "limit": None if every else limit,
+            },
             title=f"evaluate {name}" + ("" if every else f" on {limit}"),
             reason="the score is the artifact's own, from the raw text to the label",
             inputs={"source": sha256},
@@ -243,9 +247,7 @@ def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
     """Time candidates and the float checkpoint in turn; fills `latency` and `times`."""
     from toolkit.devices import local
 
-    listed = [
-        {"name": c.name, "engine": c.plan.engine, "folder": str(c.built.output)} for c in candidates if c.built
-    ]
+    listed = [{"name": c.name, "engine": c.plan.engine, "folder": str(c.built.output)} for c in candidates if c.built]
     shared = {
         "max_length": workshop.data_report["max_length"],
         "examples": TIMED_EXAMPLES,
@@ -258,7 +260,10 @@ def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
         {"candidates": listed, **shared},
         title="measure speed",
         reason="the fastest engine for one CPU is known only by measuring",
-        inputs={"checkpoint": workshop.checkpoint_sha256, **{c.name: c.built.sha256 for c in candidates if c.built}},
+        inputs={
+            "checkpoint": workshop.checkpoint_sha256,
+            **{c.name: c.built.sha256 for c in candidates if c.built},
+        },
         data=workshop.data,
         threads=workshop.recipe.threads,
         key_parameters={

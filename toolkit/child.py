@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import silence
-from toolkit.errors import InputError, MissingDependencyError, Refused, ToolkitError
+from toolkit.errors import InputError, MissingDependencyError, RefusedError, ToolkitError
 from toolkit.storage import write_json
 
-_BY_EXIT_CODE: dict[int, type[ToolkitError]] = {1: Refused, 2: InputError, 3: MissingDependencyError}
+_BY_EXIT_CODE: dict[int, type[ToolkitError]] = {1: RefusedError, 2: InputError, 3: MissingDependencyError}
 
 
 def die_with_parent(parent: int) -> None:

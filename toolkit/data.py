@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit.errors import InputError, missing_extra
 
-_READERS = {
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
     ".jsonl": ("json", {}),
@@ -52,9 +52,7 @@ def _check_readable(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder; --data takes one {', '.join(_READERS)} file.")
     if path.suffix.lower() not in _READERS:
-        raise InputError(
-            f"{path}: cannot tell its format by the suffix '{path.suffix}'; known: {', '.join(_READERS)}."
-        )
+        raise InputError(f"{path}: cannot tell its format by the suffix '{path.suffix}'; known: {', '.join(_READERS)}.")
     if path.stat().st_size == 0:
         raise InputError(f"Data file {path} is empty.")
 
@@ -86,7 +84,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as cache:  # datasets keeps a copy of everything it reads
         try:
             table = datasets.load_dataset(
-                builder, data_files=str(path.resolve()), split="train", cache_dir=cache, keep_in_memory=True, **options
+                builder,
+                data_files=str(path.resolve()),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
             )
             rows: list[dict[str, Any]] = table.to_list()
         except Exception as error:  # datasets wraps the parsers' many errors in its own

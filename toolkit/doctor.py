@@ -41,7 +41,12 @@ def examine() -> dict[str, Any]:
         extra, installed = _extra(requirement), _installed(requirement.name)
         fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
         packages.append(
-            {"extra": extra, "package": requirement.name, "wanted": str(requirement.specifier), "installed": installed}
+            {
+                "extra": extra,
+                "package": requirement.name,
+                "wanted": str(requirement.specifier),
+                "installed": installed,
+            }
         )
         if installed is None:
             missing.add(extra)

@@ -13,7 +13,7 @@ class InputError(ToolkitError):
     """The user's input cannot be used: what, where, and what to do (exit code 2)."""
 
 
-class Refused(ToolkitError):
+class RefusedError(ToolkitError):
     """A gate or a budget refused the result (exit code 1)."""
 
     exit_code = 1

@@ -22,7 +22,13 @@ _BANDWIDTH_SHARE = (0.4, 0.9)
 
 
 def latency(
-    target: Target, engine: EngineSupport, precision: Precision, *, operations: float, weight_bytes: int, operators: int
+    target: Target,
+    engine: EngineSupport,
+    precision: Precision,
+    *,
+    operations: float,
+    weight_bytes: int,
+    operators: int,
 ) -> Latency | None:
     """Estimated milliseconds for one inference of `operations` arithmetic operations (2 per multiply-add).
 

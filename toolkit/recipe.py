@@ -43,7 +43,7 @@ class Budgets(_Strict):
 
 
 class CandidatePlan(_Strict):
-    """One engine × precision that the target allows."""
+    """One engine and precision that the target allows."""
 
     engine: EngineName
     precision: Precision
@@ -121,7 +121,7 @@ def _candidate(engine: EngineSupport, precision: Precision) -> CandidatePlan | S
 
 
 def candidates(target: Target) -> tuple[list[CandidatePlan], list[Skipped]]:
-    """All engine × precision pairs of a target, split into those that can be made here and those that cannot."""
+    """All engine and precision pairs of a target, split into those that can be made here and those that cannot."""
     pairs = [_candidate(engine, precision) for engine in target.engines for precision in engine.precisions]
     chosen = [pair for pair in pairs if isinstance(pair, CandidatePlan)]
     skipped = [pair for pair in pairs if isinstance(pair, Skipped)]

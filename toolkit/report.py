@@ -28,7 +28,11 @@ def summarize(
     assert workshop.reference is not None  # noqa: S101 - a winner has been judged against it
     before = timing.get("latency", {}).get("torch fp32", {}).get("mean_ms")
     against = timing.get("against_baseline", {}).get(winner.name)
-    latency: dict[str, Any] = {"before_ms": before, "after": winner.as_dict()["latency"], "against_before": against}
+    latency: dict[str, Any] = {
+        "before_ms": before,
+        "after": winner.as_dict()["latency"],
+        "against_before": against,
+    }
     measured_here = winner.latency is not None and winner.latency.kind == "measured"
     device = local.describe()
     if measured_here:
@@ -100,9 +104,7 @@ td.number{text-align:right;font-variant-numeric:tabular-nums}
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{markup.escape(title)}</th>" for title in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{markup.escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{markup.escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -138,8 +138,11 @@ class Runner:
                     self.reporter.failed(title, str(error))
                     raise
         with self._guard:
-            self.receipts.append({**receipt, "cached": cached})
-        self.reporter.finished(title, receipt, cached)
+            again = any(known["key"] == receipt["key"] for known in self.receipts)
+            if not again:
+                self.receipts.append({**receipt, "cached": cached})
+        if not again:
+            self.reporter.finished(title, receipt, cached)
         return Finished(self.cache.entry(key) / "output", receipt)
 
     def _make(

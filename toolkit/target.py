@@ -214,9 +214,7 @@ def load_file(path: Path) -> Target:
         raise InputError(f"{path}:1: a target profile is a YAML mapping; this file holds none.")
     repeated = _repeated_key(node)
     if repeated is not None:
-        raise InputError(
-            f"{path}:{repeated.start_mark.line + 1}: {repeated.value}: this key stands here twice"
-        )
+        raise InputError(f"{path}:{repeated.start_mark.line + 1}: {repeated.value}: this key stands here twice")
     try:
         target = Target.model_validate(data)
     except ValidationError as error:

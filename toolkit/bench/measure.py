@@ -131,8 +131,8 @@ def bench_bundle(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(request_file: str) -> int:
     """Bench the bundle that `request_file` describes and write the record it names."""
-    from toolkit.errors import ToolkitError
     from toolkit.child import die_with_parent
+    from toolkit.errors import ToolkitError
     from toolkit.storage import write_json
 
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))

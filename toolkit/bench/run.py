@@ -45,9 +45,7 @@ def _texts(manifest: Manifest, data: str | None) -> tuple[list[str], str]:
     return texts, path.name
 
 
-def bench(
-    bundle: str, *, threads: int | None = None, data: str | None = None, seconds: float = 5.0
-) -> dict[str, Any]:
+def bench(bundle: str, *, threads: int | None = None, data: str | None = None, seconds: float = 5.0) -> dict[str, Any]:
     """Measure a bundle in a fresh process and return the record.
 
     Times in milliseconds at batch 1, from the raw text to the label; sizes in bytes. Raises InputError for a damaged

@@ -12,8 +12,18 @@ from toolkit.cli import output
 @click.command(name="bench")
 @click.argument("bundle")
 @click.option("--threads", type=click.IntRange(min=1), help="Engine threads.  [default: the bundle's]")
-@click.option("--data", metavar="FILE", help="Texts to run: one a line, or a file with a text column.  [default: golden examples]")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Measure at least this long.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Texts to run: one a line, or a file with a text column.  [default: golden examples]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Measure at least this long.",
+)
 @click.option("-o", "--output", "output_file", metavar="FILE", help="Also write the record as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool, output_file: str | None, **given: Any) -> None:
@@ -36,7 +46,11 @@ def command(as_json: bool, output_file: str | None, **given: Any) -> None:
         output.print_json(record)
         return
     device = record["device"]
-    output.print_table(f"{record['bundle']}: {record['engine']['engine']} {record['precision']}", ("", "measured"), rows(record))
+    output.print_table(
+        f"{record['bundle']}: {record['engine']['engine']} {record['precision']}",
+        ("", "measured"),
+        rows(record),
+    )
     click.echo(
         f"Measured on {device['cpu_model']}, {device['cores']} cores, {record['engine']['threads']} thread(s), "
         f"{record['latency']['count']} runs over {record['texts']} texts ({record['texts_from']})."
@@ -51,8 +65,14 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         return value if isinstance(value, str) else f"{value / 1e6:.1f} MB"
 
     return [
-        ("latency p50 / p90 / p99", f"{latency['p50_ms']:.3f} / {latency['p90_ms']:.3f} / {latency['p99_ms']:.3f} ms"),
-        ("latency mean (min-max)", f"{latency['mean_ms']:.3f} ms ({latency['min_ms']:.3f}-{latency['max_ms']:.3f})"),
+        (
+            "latency p50 / p90 / p99",
+            f"{latency['p50_ms']:.3f} / {latency['p90_ms']:.3f} / {latency['p99_ms']:.3f} ms",
+        ),
+        (
+            "latency mean (min-max)",
+            f"{latency['mean_ms']:.3f} ms ({latency['min_ms']:.3f}-{latency['max_ms']:.3f})",
+        ),
         ("of it tokenizing, p50", f"{record['preprocessing']['p50_ms']:.3f} ms"),
         ("throughput, one stream", f"{record['throughput_per_s']:.1f} per s"),
         ("cold start: process", f"{cold['process_ms']:.0f} ms"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 from typing import Any
 
@@ -13,10 +14,21 @@ from toolkit.cli import options, output
 
 @click.command(name="convert")
 @click.argument("model")
-@click.option("--target", default="host", show_default=True, metavar="NAME", help="Hardware profile, alias or .yaml file.")
+@click.option(
+    "--target",
+    default="host",
+    show_default=True,
+    metavar="NAME",
+    help="Hardware profile, alias or .yaml file.",
+)
 @options.data_options
 @click.option("-o", "--output", metavar="FOLDER", help="The bundle.  [default: MODEL-TARGET]")
-@click.option("--min-score", default="99%", show_default=True, help="Least score: 0.83, or 99% of the float checkpoint's.")
+@click.option(
+    "--min-score",
+    default="99%",
+    show_default=True,
+    help="Least score: 0.83, or 99% of the float checkpoint's.",
+)
 @click.option("--max-latency", type=options.MILLISECONDS, help="Latency budget, such as 20ms.")
 @click.option("--max-size", type=options.MEGABYTES, help="Size budget of the artifact, such as 25MB.")
 @click.option("--finetune/--no-finetune", default=None, help="Whether to train.  [default: if the model is untrained]")
@@ -32,11 +44,11 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
       toolkit convert ./my-model --data reviews.csv --target raspberry-pi-5 -o out/
       toolkit convert ./my-model --data eval.jsonl --target jetson --max-latency 20ms --dry-run
     """
-    from toolkit import convert
-    from toolkit.errors import Refused
+    from toolkit import conversion
+    from toolkit.errors import RefusedError
 
-    wanted = convert.Options(max_latency_ms=max_latency, max_size_mb=max_size, **given)
-    plan = convert.plan(wanted)
+    wanted = conversion.Options(max_latency_ms=max_latency, max_size_mb=max_size, **given)
+    plan = conversion.plan(wanted)
     if dry_run:
         if as_json:
             output.print_json(plan.recipe.model_dump(mode="json"))
@@ -46,7 +58,7 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
     refusal = None
     try:
         bundle = run_with_progress(plan, quiet=as_json)
-    except Refused as error:
+    except RefusedError as error:
         bundle = getattr(error, "bundle", None)
         if bundle is None:
             raise
@@ -62,11 +74,11 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
 
 def run_with_progress(plan: Any, quiet: bool) -> Any:
     """Carry the plan out with bars. The first Ctrl-C ends fine-tuning early, the second everything."""
-    from toolkit import convert
-    from toolkit.runner import Runner, Silent
+    from toolkit import conversion
+    from toolkit.runner import Runner
 
     with contextlib.ExitStack() as stack:
-        reporter: Any = Silent() if quiet else stack.enter_context(output.ProgressReporter())
+        reporter = stack.enter_context(output.reporting(quiet))
         runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed, reporter, plan.options.force)
         previous = signal.getsignal(signal.SIGINT)
 
@@ -80,7 +92,7 @@ def run_with_progress(plan: Any, quiet: bool) -> Any:
 
         signal.signal(signal.SIGINT, on_interrupt)
         stack.callback(signal.signal, signal.SIGINT, previous)
-        return convert.run(plan, runner=runner)
+        return conversion.run(plan, runner=runner)
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -123,4 +135,4 @@ def print_summary(summary: dict[str, Any]) -> None:
     bundle = summary["bundle"]
     click.echo(f"Bundle: {bundle} ({summary['seconds']:.0f} s), content {summary['content_hash'][:12]}")
     click.echo(f"Report: {bundle}/report.html")
-    click.echo(f"Next:   toolkit bench {click.format_filename(bundle)}" if " " not in bundle else f"Next:   toolkit bench '{bundle}'")
+    click.echo(f"Next:   toolkit bench {shlex.quote(bundle)}")

@@ -24,7 +24,11 @@ def command(as_json: bool) -> None:
         output.print_json(findings)
     else:
         device = findings["device"]
-        output.print_table("This machine", ("", ""), [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in device.items()])
+        output.print_table(
+            "This machine",
+            ("", ""),
+            [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in device.items()],
+        )
         rows = [(p["extra"], p["package"], p["installed"] or "missing", p["wanted"]) for p in findings["packages"]]
         output.print_table("Packages", ("extra", "package", "installed", "wanted"), rows)
         for line in findings["advice"]:

@@ -11,7 +11,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Quantity(click.ParamType):
+class Quantity(click.ParamType[float]):
     """A number with an optional unit, turned into the unit that the API wants."""
 
     def __init__(self, name: str, units: dict[str, float]) -> None:
@@ -32,7 +32,7 @@ MILLISECONDS = Quantity("latency", {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3})
 MEGABYTES = Quantity("size", {"": 1.0, "mb": 1.0, "kb": 1e-3, "gb": 1e3})
 
 
-class Condition(click.ParamType):
+class Condition(click.ParamType[tuple[str, str]]):
     """COLUMN=VALUE."""
 
     name = "column=value"
@@ -46,7 +46,7 @@ class Condition(click.ParamType):
         return column, wanted
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[list[str]]):
     """Comma-separated names."""
 
     name = "a,b,…"
@@ -83,7 +83,12 @@ def training_options(function: F) -> F:
     for option in reversed(
         [
             click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True),
-            click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-4, show_default=True),
+            click.option(
+                "--learning-rate",
+                type=click.FloatRange(min=0, min_open=True),
+                default=1e-4,
+                show_default=True,
+            ),
             click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
             click.option("--tensorboard", metavar="FOLDER", help="Write TensorBoard logs of the fine-tuning."),
         ]
@@ -97,10 +102,16 @@ def run_options(function: F) -> F:
     for option in reversed(
         [
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-            click.option("--cache-dir", metavar="FOLDER", help="Stage cache.  [default: $TOOLKIT_CACHE or ~/.cache/toolkit]"),
+            click.option(
+                "--cache-dir",
+                metavar="FOLDER",
+                help="Stage cache.  [default: $TOOLKIT_CACHE or ~/.cache/toolkit]",
+            ),
             click.option("--force", is_flag=True, help="Run every stage again, cached or not."),
             click.option("--overwrite", is_flag=True, help="Replace an existing output."),
-            click.option("--allow-pickle", is_flag=True, help="Read a pickled checkpoint once, with weights_only=True."),
+            click.option(
+                "--allow-pickle", is_flag=True, help="Read a pickled checkpoint once, with weights_only=True."
+            ),
             click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         ]
     ):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -90,3 +91,15 @@ class ProgressReporter:
 
         self._remove(title)
         self._progress.print(f"  [red]failed[/] {title}: {escape(reason)}")
+
+
+@contextlib.contextmanager
+def reporting(quiet: bool) -> Iterator[Any]:
+    """A reporter for the time of a block: bars, or silence for `--json`."""
+    from toolkit.runner import Silent
+
+    if quiet:
+        yield Silent()
+    else:
+        with ProgressReporter() as reporter:
+            yield reporter

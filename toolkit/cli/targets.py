@@ -29,7 +29,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
         output.print_json([target.model_dump(mode="json", exclude_none=True) for target in found])
         return
     rows = [
-        (t.name, ", ".join(t.aliases), t.title, ", ".join(f"{e.name} ({'/'.join(e.precisions)})" for e in t.engines))
+        (
+            t.name,
+            ", ".join(t.aliases),
+            t.title,
+            ", ".join(f"{e.name} ({'/'.join(e.precisions)})" for e in t.engines),
+        )
         for t in found
     ]
     output.print_table("Targets", ("name", "aliases", "hardware", "engines"), rows)

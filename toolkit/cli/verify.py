@@ -20,7 +20,7 @@ def command(bundle: str, as_json: bool) -> None:
     from pathlib import Path
 
     from toolkit import bundle as bundles
-    from toolkit.errors import Refused
+    from toolkit.errors import RefusedError
 
     result = bundles.verify(Path(bundle))
     if as_json:
@@ -32,4 +32,4 @@ def command(bundle: str, as_json: bool) -> None:
             f"(limit {result['tolerance']:g})."
         )
     if result["failures"]:
-        raise Refused(f"{bundle} does not give its golden answers here: " + "; ".join(result["failures"]))
+        raise RefusedError(f"{bundle} does not give its golden answers here: " + "; ".join(result["failures"]))

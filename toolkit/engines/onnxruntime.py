@@ -51,9 +51,7 @@ class OnnxRuntimeEngine:
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        feeds = {
-            name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()
-        }
+        feeds = {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()}
         values = self._session.run(self._outputs, feeds)
         return {name: as_float32(value) for name, value in zip(self._outputs, values, strict=True)}
 

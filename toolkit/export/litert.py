@@ -138,7 +138,7 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
         "path": path.name,
         "precision": precision,
         "size_bytes": path.stat().st_size,
-        "operator_versions": {name: version for name, version in sorted(codes)},
+        "operator_versions": dict(sorted(codes)),
         "inputs": tensors(longest, longest.inputs),
         "outputs": tensors(longest, longest.outputs),
         "lengths": lengths,

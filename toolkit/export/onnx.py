@@ -17,7 +17,15 @@ from toolkit.errors import InputError, missing_extra
 MODEL_FILE = "model.onnx"
 
 # The first onnxruntime that accepts an opset of the ONNX standard (onnxruntime's compatibility table).
-_RUNTIME_OF_OPSET = {17: "1.12.0", 18: "1.14.0", 19: "1.15.0", 20: "1.17.0", 21: "1.18.0", 22: "1.20.0", 23: "1.22.0"}
+_RUNTIME_OF_OPSET = {
+    17: "1.12.0",
+    18: "1.14.0",
+    19: "1.15.0",
+    20: "1.17.0",
+    21: "1.18.0",
+    22: "1.20.0",
+    23: "1.22.0",
+}
 
 
 def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What an app imports on the device: numpy, tokenizers and the bundle's one engine. No framework.
 
-    import toolkit
-    classify = toolkit.load("bundle/")
-    classify("a quiet, brilliant film")   # {'label': 'positive', 'score': 0.99, …}
+import toolkit
+classify = toolkit.load("bundle/")
+classify("a quiet, brilliant film")   # {'label': 'positive', 'score': 0.99, …}
 """
 
 from __future__ import annotations

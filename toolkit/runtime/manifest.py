@@ -82,11 +82,7 @@ def inside(folder: Path, relative: object) -> Path:
 
 def content_hash(data: dict[str, Any]) -> str:
     """Hash of what the bundle is: everything but measurements, receipts and the report."""
-    files = {
-        name: entry["sha256"]
-        for name, entry in data["files"].items()
-        if not name.startswith(_NOT_CONTENT_FILES)
-    }
+    files = {name: entry["sha256"] for name, entry in data["files"].items() if not name.startswith(_NOT_CONTENT_FILES)}
     rest = {key: value for key, value in data.items() if key not in (*_NOT_CONTENT, "files")}
     return sha256_json({"files": files, **rest})
 

@@ -27,9 +27,7 @@ class TextClassifier:
     def __init__(self, manifest: Manifest, engine: Engine) -> None:
         self.manifest = manifest
         self.engine = engine
-        self.encoder = text.from_spec(
-            manifest.folder, manifest.data["preprocessing"], manifest.data["artifact"]
-        )
+        self.encoder = text.from_spec(manifest.folder, manifest.data["preprocessing"], manifest.data["artifact"])
         self._labels = manifest.labels
         self._output = str(manifest.data["artifact"]["outputs"][0]["name"])
 

@@ -1,11 +1,11 @@
 """Tasks: what a model does. One file each, with the same few names.
 
-    NAME                          as users write it
-    MODEL_CLASS                   the transformers auto class of its checkpoints
-    prepare(...)                  a data file → train/validation/eval examples on disk, and a report
-    read_examples(folder, split)  the prepared examples
-    encoder(...)                  raw example → input arrays
-    metrics(logits, labels, names) the scores, `score` being the one that gates use
+NAME                          as users write it
+MODEL_CLASS                   the transformers auto class of its checkpoints
+prepare(...)                  a data file → train/validation/eval examples on disk, and a report
+read_examples(folder, split)  the prepared examples
+encoder(...)                  raw example → input arrays
+metrics(logits, labels, names) the scores, `score` being the one that gates use
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class TaskModule(Protocol):
     def read_examples(self, folder: Path, split: str) -> list[Any]: ...
 
     def encoder(self, checkpoint: Path, *, inputs: Any, max_length: int, lengths: Any = None) -> Any: ...
+
+    def preprocessing(self, checkpoint: Path, max_length: int) -> dict[str, Any]: ...
 
     def metrics(self, logits: Any, labels: Any, names: list[str]) -> dict[str, Any]: ...
 

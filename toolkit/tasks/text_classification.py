@@ -63,15 +63,11 @@ def _label_indices(found: set[str], parameters: Parameters, path: Path) -> tuple
                 )
         return known, mapping
     if len(found) < 2:
-        raise InputError(
-            f"{path}: all rows have the same label ({', '.join(found)}); a classifier needs at least two."
-        )
+        raise InputError(f"{path}: all rows have the same label ({', '.join(found)}); a classifier needs at least two.")
     ordered = data.order_labels(found)
     names = parameters.label_names or ordered
     if len(names) != len(ordered):
-        raise InputError(
-            f"--labels names {len(names)} labels, but {path} has {len(ordered)}: {', '.join(ordered)}."
-        )
+        raise InputError(f"--labels names {len(names)} labels, but {path} has {len(ordered)}: {', '.join(ordered)}.")
     return list(names), {value: index for index, value in enumerate(ordered)}
 
 
@@ -79,9 +75,7 @@ def _check_class_sizes(examples: Sequence[Example], names: Sequence[str], path: 
     counts = Counter(example.label for example in examples)
     small = [f"'{names[label]}' ({count})" for label, count in sorted(counts.items()) if count < least]
     if small:
-        raise InputError(
-            f"{path}: too few examples of {', '.join(small)} to split; a class needs at least {least}."
-        )
+        raise InputError(f"{path}: too few examples of {', '.join(small)} to split; a class needs at least {least}.")
 
 
 def prepare(source: Path, output: Path, parameters: Parameters, context: Any) -> dict[str, Any]:

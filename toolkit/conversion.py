@@ -22,10 +22,11 @@ from toolkit.cache import Cache, open_cache
 from toolkit.candidates import Candidate, Workshop
 from toolkit.checkpoint import Checkpoint
 from toolkit.devices import local
-from toolkit.errors import InputError, Refused
+from toolkit.errors import InputError, RefusedError
 from toolkit.gates import score
 from toolkit.recipe import Recipe
 from toolkit.runner import Finished, Reporter, Runner, Silent
+from toolkit.runtime import manifest as manifests
 from toolkit.storage import sha256_file
 from toolkit.target import Target
 
@@ -172,7 +173,8 @@ def plan(options: Options) -> Plan:
     )
 
 
-def _prepare(runner: Runner, made: Plan) -> Finished:
+def prepare(runner: Runner, made: Plan) -> Finished:
+    """Run the stage `prepare` of a plan."""
     parameters = made.recipe.prepare
     return runner.run(
         "prepare",
@@ -188,12 +190,10 @@ def _prepare(runner: Runner, made: Plan) -> Finished:
     )
 
 
-def _finetune(runner: Runner, made: Plan, data: Finished) -> tuple[Path, str]:
-    """(checkpoint folder, its hash) that goes on to the exports."""
-    parameters = made.recipe.finetune.parameters
-    if parameters is None:
-        return made.checkpoint.folder, made.checkpoint.sha256
-    tuned = runner.run(
+def finetune(runner: Runner, made: Plan, data: Finished) -> Finished:
+    """Run the stage `finetune` of a plan that has one."""
+    parameters = made.recipe.finetune.parameters or {}
+    return runner.run(
         "finetune",
         made.checkpoint.folder,
         {**parameters, "max_length": data.report["max_length"]},
@@ -205,20 +205,20 @@ def _finetune(runner: Runner, made: Plan, data: Finished) -> tuple[Path, str]:
         key_parameters={**parameters, "max_length": data.report["max_length"], "tensorboard": None},
         resumable=True,
     )
-    return tuned.output, tuned.sha256
 
 
 def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = None) -> Bundle:
     """Carry a plan out and write the bundle.
 
-    Raises Refused, after writing the best candidate and the report, if no candidate passes the gates.
+    Raises RefusedError, after writing the best candidate and the report, if no candidate passes the gates.
     """
     started = time.monotonic()
-    runner = runner or Runner(
-        made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force
-    )
-    data = _prepare(runner, made)
-    folder, sha256 = _finetune(runner, made, data)
+    runner = runner or Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
+    data = prepare(runner, made)
+    folder, sha256 = made.checkpoint.folder, made.checkpoint.sha256
+    if made.recipe.finetune.parameters is not None:
+        tuned = finetune(runner, made, data)
+        folder, sha256 = tuned.output, tuned.sha256
     workshop = Workshop(
         runner=runner,
         recipe=made.recipe,
@@ -240,7 +240,7 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
     written = _write_bundle(made, workshop, winner, accepted, summary)
     result = Bundle(written.path, written.manifest, {**summary, "bundle": str(written.path)})
     if not accepted:
-        refused = Refused(
+        refused = RefusedError(
             f"No candidate for {made.target.name} passed the gates; the best one, {winner.name}, was kept in "
             f"{written.path} with the report. It was refused by {winner.refused}"
         )
@@ -249,9 +249,7 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
     return result
 
 
-def _write_bundle(
-    made: Plan, workshop: Workshop, winner: Candidate, accepted: bool, summary: dict[str, Any]
-) -> Bundle:
+def _write_bundle(made: Plan, workshop: Workshop, winner: Candidate, accepted: bool, summary: dict[str, Any]) -> Bundle:
     assert winner.built is not None  # noqa: S101 - only built candidates are chosen
     assert winner.answers is not None  # noqa: S101
     task = tasks.get(made.recipe.task)
@@ -264,7 +262,7 @@ def _write_bundle(
     encoder = task.encoder(winner.built.output, inputs=(), max_length=max_length)
     support = made.target.engine(winner.plan.engine)
     manifest = {
-        "schema_version": bundles.manifests.SCHEMA_VERSION,
+        "schema_version": manifests.SCHEMA_VERSION,
         "task": made.recipe.task,
         "target": {"name": made.target.name, "title": made.target.title},
         "engine": {
@@ -314,11 +312,15 @@ def licence(folder: Path) -> str:
 
 
 def convert(
-    model: str | os.PathLike[str], target: str = targets.HOST, *, reporter: Reporter | None = None, **options: Any
+    model: str | os.PathLike[str],
+    target: str = targets.HOST,
+    *,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> Bundle:
     """Convert a model for a target and write a bundle; the function behind `toolkit convert`.
 
     `model` is a Hugging Face folder or `"demo"`; `options` are the fields of `Options` (`data`, `output`,
-    `min_score`, …). Raises InputError for bad input, Refused if no candidate passes the gates.
+    `min_score`, …). Raises InputError for bad input, RefusedError if no candidate passes the gates.
     """
     return run(plan(Options(model=os.fspath(model), target=target, **options)), reporter)

@@ -1,0 +1,42 @@
+"""`toolkit export`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from toolkit.cli import output
+
+
+@click.command(name="export")
+@click.argument("model")
+@click.option("--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), required=True)
+@click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The artifact folder.")
+@click.option("--lengths", default="32,64,128", show_default=True, help="Input lengths of a LiteRT file.")
+@click.option("--opset", type=click.IntRange(min=18), help="ONNX opset.")
+@click.option("--cache-dir", metavar="FOLDER", help="Stage cache.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str, output_folder: str, lengths: str, as_json: bool, **given: Any) -> None:
+    """Export MODEL, a trained checkpoint, to the float format of one engine.
+
+    \b
+    Example:
+      toolkit export tuned/ --engine litert --lengths 32,128 -o artifact/
+    """
+    from toolkit import steps
+    from toolkit.errors import InputError
+
+    try:
+        wanted = [int(part) for part in lengths.split(",")]
+    except ValueError as error:
+        raise InputError(f"--lengths '{lengths}' is not a list of numbers like 32,64,128.") from error
+    if min(wanted) < 4:
+        raise InputError(f"--lengths '{lengths}': an input length is at least 4.")
+    with output.reporting(as_json) as reporter:
+        result = steps.export(model, output_folder, lengths=wanted, reporter=reporter, **given)
+    if as_json:
+        output.print_json(result)
+    else:
+        click.echo(f"{result['output']}: {result['precision']}, {result['size_bytes'] / 1e6:.1f} MB.")

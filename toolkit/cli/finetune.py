@@ -1,0 +1,36 @@
+"""`toolkit finetune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from toolkit.cli import options, output
+
+
+@click.command(name="finetune")
+@click.argument("model")
+@options.data_options
+@click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The new checkpoint.")
+@options.training_options
+@options.run_options
+def command(output_folder: str, as_json: bool, **given: Any) -> None:
+    """Fine-tune MODEL, a Hugging Face folder or `demo`, and write a Hugging Face folder.
+
+    \b
+    Examples:
+      toolkit finetune ./minilm --data reviews.csv -o tuned/
+      accelerate launch -m toolkit finetune ./minilm --data reviews.csv -o tuned/
+    """
+    from toolkit import steps
+
+    with output.reporting(as_json) as reporter:
+        result = steps.finetune(output_folder, given, reporter)
+    if as_json:
+        output.print_json(result)
+    else:
+        click.echo(
+            f"{result['output']}: validation score {result['validation_score']:.4f} after epoch {result['best_epoch']} "
+            f"of {result['epochs_run']}."
+        )

@@ -1,0 +1,131 @@
+"""Single stages on folders of the user's: what `toolkit finetune`, `export` and `quantize` call.
+
+Each takes an input folder and writes an output folder in one step, with the stage's receipt beside its files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit import checkpoint as checkpoints
+from toolkit import conversion, stages
+from toolkit.cache import open_cache
+from toolkit.errors import InputError
+from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.recipe import METHODS
+from toolkit.runner import Finished, Reporter, Runner, Silent
+from toolkit.storage import explained, publish_folder, sha256_folder, write_json
+
+
+def _publish(finished: Finished, output: Path, overwrite: bool) -> dict[str, Any]:
+    with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
+        shutil.copytree(finished.output, aside, dirs_exist_ok=True)
+        write_json(aside / "receipt.json", finished.receipt)
+    return {"output": str(output), **finished.report}
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.exists() and not (overwrite and (output / "receipt.json").exists()):
+        hint = "--overwrite replaces only what this command wrote" if overwrite else "or add --overwrite"
+        raise InputError(f"{output} exists already; remove it, choose another -o ({hint}).")
+
+
+def finetune(output: str, options: Mapping[str, Any], reporter: Reporter | None = None) -> dict[str, Any]:
+    """Fine-tune a checkpoint; `options` are fields of `toolkit.conversion.Options`. Writes a Hugging Face folder.
+
+    Under `accelerate launch` every process trains its share in place, and the first one writes.
+    """
+    overwrite = bool(options.get("overwrite"))
+    _check_output(Path(output), overwrite)
+    made = conversion.plan(conversion.Options(**{**options, "finetune": True, "output": output, "overwrite": False}))
+    runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
+    data = conversion.prepare(runner, made)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _finetune_here(Path(output), made, data, overwrite)
+    return _publish(conversion.finetune(runner, made, data), Path(output), overwrite)
+
+
+def _finetune_here(output: Path, made: conversion.Plan, data: Finished, overwrite: bool) -> dict[str, Any]:
+    """One process of several: train in this process; rank 0 publishes."""
+    module = stages.get("finetune")
+    parameters = module.Parameters.model_validate(
+        {**(made.recipe.finetune.parameters or {}), "max_length": data.report["max_length"]}
+    )
+    context = stages.Context(task=made.recipe.task, seed=made.recipe.seed, threads=1, data=data.output)
+    if int(os.environ.get("RANK", "0")) == 0:
+        with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
+            report = module.run(made.checkpoint.folder, aside, parameters, context)
+            write_json(aside / "receipt.json", {"stage": "finetune", "report": report})
+        return {"output": str(output), **report}
+    # The other ranks' best epoch is rank 0's: nothing is written here.
+    return module.run(made.checkpoint.folder, output, parameters, context)
+
+
+def export(
+    model: str,
+    output: str,
+    *,
+    engine: str,
+    lengths: list[int],
+    task: str = "text-classification",
+    opset: int | None = None,
+    cache_dir: str | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Export a checkpoint to the format of `engine`. Writes an artifact folder."""
+    _check_output(Path(output), overwrite)
+    if engine not in FORMAT_OF_ENGINE:
+        raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
+    checkpoint = checkpoints.inspect(Path(model))
+    if checkpoint.labels is None:
+        raise InputError(f"{model} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
+    if max(lengths) > checkpoint.model_limit:
+        raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
+    form = FORMAT_OF_ENGINE[engine]
+    parameters: dict[str, Any] = {"format": form}
+    if form == "litert":
+        parameters["lengths"] = sorted(set(lengths))
+    else:
+        parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
+    runner = Runner(open_cache(Path(cache_dir) if cache_dir else None), task, 0, reporter or Silent())
+    finished = runner.run(
+        "export", checkpoint.folder, parameters, title=f"export for {engine}", reason="asked for",
+        inputs={"source": checkpoint.sha256},
+    )  # fmt: skip
+    return _publish(finished, Path(output), overwrite)
+
+
+def quantize(
+    artifact: str,
+    output: str,
+    *,
+    method: str,
+    cache_dir: str | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Quantize an artifact folder that `export` wrote. Writes another one."""
+    _check_output(Path(output), overwrite)
+    folder = Path(artifact)
+    if not (folder / "artifact.json").is_file():
+        raise InputError(f"{artifact} is not an artifact folder; make one with `toolkit export`.")
+    description = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    known = {how for (engine, _), how in METHODS.items() if FORMAT_OF_ENGINE[engine] == description["format"] and how}
+    if method not in known:
+        raise InputError(
+            f"{description['format']} artifacts cannot be quantized by '{method}'; known: {', '.join(sorted(known))}."
+        )
+    if description["precision"] != "fp32":
+        raise InputError(f"{artifact} is {description['precision']} already; quantize the float export.")
+    runner = Runner(open_cache(Path(cache_dir) if cache_dir else None), "text-classification", 0, reporter or Silent())
+    finished = runner.run(
+        "quantize", folder, {"method": method}, title=f"quantize by {method}", reason="asked for",
+        inputs={"source": sha256_folder(folder)},
+    )  # fmt: skip
+    return _publish(finished, Path(output), overwrite)
