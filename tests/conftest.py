@@ -1,0 +1,131 @@
+"""Fixtures that many tests share: the real MiniLM cut to two layers, real sentences, and one real conversion of them.
+
+Everything comes from the extra `demo`; nothing is downloaded and nothing is committed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toolkit
+from toolkit import demo
+
+LAYERS = 2
+SENTENCES = 1600
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """All tests share one stage cache, never the user's: a fresh one, or `$TOOLKIT_TEST_CACHE` to repeat quickly."""
+    kept = os.environ.get("TOOLKIT_TEST_CACHE")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    previous = os.environ.get("TOOLKIT_CACHE")
+    os.environ["TOOLKIT_CACHE"] = str(folder)
+    yield folder
+    if previous is None:
+        del os.environ["TOOLKIT_CACHE"]
+    else:
+        os.environ["TOOLKIT_CACHE"] = previous
+
+
+@pytest.fixture(scope="session")
+def cache_folder(_own_cache: Path) -> Path:
+    """The stage cache that the session's tests share."""
+    return _own_cache
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[tuple[str, str]]:
+    """Real sentences of the demo with their labels, `negative` and `positive` in turn: (text, label)."""
+    found = demo.find()
+    with found.data.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["source"] == "rotten_tomatoes"]
+    negative = [row["text"] for row in rows if row["label"] == "0"]
+    positive = [row["text"] for row in rows if row["label"] == "1"]
+    pairs = []
+    for bad, good in zip(negative, positive, strict=False):
+        pairs += [(bad, "negative"), (good, "positive")]
+    return pairs
+
+
+def write_csv(path: Path, pairs: list[tuple[str, str]]) -> Path:
+    """A CSV file with the columns text and label."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        writer.writerows(pairs)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str, str]]) -> Path:
+    """A CSV of real labelled sentences."""
+    return write_csv(tmp_path_factory.mktemp("data") / "reviews.csv", sentences[:SENTENCES])
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real MiniLM encoder cut to its first two layers: an untrained classifier, as a Hugging Face folder."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "minilm-2-layers"
+    source = demo.find().model
+    model = AutoModel.from_pretrained(source, dtype=torch.float32)
+    model.encoder.layer = model.encoder.layer[:LAYERS]
+    model.config.num_hidden_layers = LAYERS
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted(encoder: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One real conversion for this machine: fine-tuned, exported, quantized, gated."""
+    output = tmp_path_factory.mktemp("bundles") / "converted"
+    return toolkit.convert(encoder, target="host", data=str(reviews), output=str(output), epochs=2, min_score="97%")
+
+
+@pytest.fixture(scope="session")
+def bundle(converted: Any) -> Path:
+    """The folder of that conversion. Read it only; copy it to change it."""
+    return Path(converted.path)
+
+
+@pytest.fixture(scope="session")
+def tuned(converted: Any, cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fine-tuned two-layer checkpoint of that conversion, as a Hugging Face folder."""
+    import shutil
+
+    for receipt_file in sorted((cache_folder / "stages").glob("*/receipt.json")):
+        receipt = json.loads(receipt_file.read_text())
+        if receipt["stage"] == "finetune":
+            folder = tmp_path_factory.mktemp("models") / "tuned"
+            shutil.copytree(receipt_file.parent / "output", folder)
+            return folder
+    raise AssertionError("the conversion left no fine-tuned checkpoint in the cache")
+
+
+def run_toolkit(
+    *arguments: str | Path, environ: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a user runs it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(toolkit.__file__).parent.parent), **(environ or {})}
+    return subprocess.run(
+        [sys.executable, "-m", "toolkit", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+    )
