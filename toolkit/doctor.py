@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ _LEAST_FREE_GB = 5.0
 
 
 def _requirements() -> list[Requirement]:
-    return [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+        project = tomllib.loads(text)["project"]
+        lines = list(project["dependencies"])
+        for extra, wanted in project["optional-dependencies"].items():
+            lines += [f'{line}; extra == "{extra}"' for line in wanted]
+    return [Requirement(line) for line in lines]
 
 
 def _extra(requirement: Requirement) -> str:

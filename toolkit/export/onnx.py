@@ -68,7 +68,11 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
 
 def quantize(source: Path, output: Path, artifact: dict[str, Any], method: str) -> dict[str, Any]:
     """Quantize `source/model.onnx` to `output/model.onnx`."""
-    import onnx
+    try:
+        import onnx
+        import onnxruntime.quantization
+    except ImportError as error:
+        raise missing_extra("onnx and onnxruntime", "convert", "Quantizing an ONNX file") from error
 
     model = onnx.load(str(source / artifact["path"]))
     # A transposed weight's shape recorded before quantization contradicts the one inferred after it.
@@ -77,12 +81,10 @@ def quantize(source: Path, output: Path, artifact: dict[str, Any], method: str) 
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
     if method == "dynamic-int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        quantize_dynamic(
+        onnxruntime.quantization.quantize_dynamic(
             model,
             str(output / MODEL_FILE),
-            weight_type=QuantType.QInt8,
+            weight_type=onnxruntime.quantization.QuantType.QInt8,
             per_channel=True,
             # Contrib operators stop shape inference; without a default type the quantizer raises.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},

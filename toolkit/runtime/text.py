@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import InputError, missing_extra
+from toolkit.errors import InputError, MissingDependencyError
 
 
 class TextEncoder:
@@ -35,7 +35,10 @@ class TextEncoder:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise missing_extra("tokenizers", "runtime-onnxruntime", "Reading text") from error
+            raise MissingDependencyError(  # every extra has it, and the engine's is not known here
+                "Reading text needs the package 'tokenizers', which is not installed. "
+                "Install it with: pip install tokenizers"
+            ) from error
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # tokenizers raises bare Exception
@@ -56,8 +59,8 @@ class TextEncoder:
             raise InputError(f"A text is a str; got {type(text).__name__}.")
         try:
             return self._tokenizer.encode(text)
-        except UnicodeEncodeError as error:
-            raise InputError(f"The text is not valid Unicode: {error.reason} at {error.start}.") from error
+        except (TypeError, UnicodeEncodeError) as error:  # what tokenizers raises depends on its version
+            raise InputError("The text is not valid Unicode: it holds half of a surrogate pair.") from error
 
     def padded_length(self, tokens: int) -> int:
         """Length of the tensors for a text of `tokens` tokens."""

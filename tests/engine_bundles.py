@@ -1,0 +1,36 @@
+"""Bundles for one engine each, of the encoder and sentences of the fixture `converted`, whose stages they reuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import toolkit
+from toolkit.devices import local
+
+ENGINES = ("litert", "onnxruntime")
+
+# A board that this machine does not stand for and that names no peaks: nothing is measured, so the smaller file wins.
+_TARGET = """\
+schema_version: 1
+name: {engine}-board
+title: A board with {engine} only
+kind: board
+cpu: {{model: any, architecture: {architecture}, isa: [], cores: 1}}
+engines:
+  - {{name: {engine}, precisions: [fp32, int8]}}
+sources:
+  - {{covers: [cpu], source: made up for a test, confidence: recalled}}
+"""
+
+
+def engine_bundle(engine: str, encoder: Path, reviews: Path) -> Path:
+    """The bundle for `engine`, made once per session. Read it only; copy it to change it."""
+    folder = reviews.parent / f"{engine}-board"
+    if not (folder / "bundle").exists():
+        folder.mkdir()
+        profile = folder / f"{engine}-board.yaml"
+        other = "aarch64" if local.architecture() == "x86_64" else "x86_64"
+        profile.write_text(_TARGET.format(engine=engine, architecture=other), encoding="utf-8")
+        output = str(folder / "bundle")
+        toolkit.convert(encoder, str(profile), data=str(reviews), output=output, epochs=2, min_score="97%")
+    return folder / "bundle"
