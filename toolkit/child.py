@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,10 @@ class Child:
         folder: Path,
         *,
         on_progress: Callable[[int, int, str], None] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Start `python -m module` with `request`; its files (request, result, log) go to `folder`."""
+        """Start `python -m module` with `request`; its files (request, result, log) go to `folder`. `environ` adds to
+        this process's environment."""
         self.log = folder / "log.txt"
         self._result = folder / "result.json"
         self._name = module
@@ -79,7 +81,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
-                env=_environment(),
+                env={**_environment(), **(environ or {})},
                 start_new_session=True,  # Ctrl-C reaches the parent only, which decides
             )
         os.close(writing)
