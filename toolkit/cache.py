@@ -14,7 +14,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,13 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with explained("making the cache", folder):
+        try:
             for name in ("stages", "resume", "work", "locks"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"Cannot make the cache {folder}: {error.strerror}. Name another folder with --cache-dir."
+            ) from error
 
     def entry(self, key: str) -> Path:
         """Folder of the finished stage `key`; it exists only if the stage is finished."""
@@ -56,18 +61,30 @@ class Cache:
         return self.folder / "resume" / key
 
     def forget(self, key: str) -> None:
-        """Remove a finished stage and what it kept for resuming."""
-        shutil.rmtree(self.entry(key), ignore_errors=True)
+        """Remove a finished stage and what it kept for resuming. Held under `lock`."""
+        aside = self.folder / "work" / f"{key}.forgotten"  # a kill while removing must not leave half an entry
+        shutil.rmtree(aside, ignore_errors=True)
+        if self.entry(key).exists():
+            self.entry(key).rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(self.resume(key), ignore_errors=True)
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Only one process makes the output of a key; a second one waits and then finds it."""
+    def lock(self, key: str, stopping: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Only one process makes the output of a key; a second one waits and then finds it. Raises KeyboardInterrupt
+        if `stopping` becomes true while it waits."""
         import fcntl
 
         path = self.folder / "locks" / key
         with path.open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if stopping():
+                        raise KeyboardInterrupt from None
+                    time.sleep(0.1)
             yield
 
     @contextlib.contextmanager
@@ -95,7 +112,4 @@ class Cache:
 
 def open_cache(folder: Path | None) -> Cache:
     """The cache at `folder`, or the user's default one."""
-    path = folder or default_folder()
-    if path.exists() and not path.is_dir():
-        raise InputError(f"The cache {path} is a file; name a folder with --cache-dir.")
-    return Cache(path)
+    return Cache(folder or default_folder())

@@ -225,7 +225,7 @@ def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]
     """Latency of every built candidate: interleaved measurement where this machine stands for the target, an
     estimate from the profile for the rest. Returns the measurement's report (empty if nothing was measured)."""
     report: dict[str, Any] = {}
-    built = [c for c in candidates if c.built is not None]
+    built = [c for c in candidates if c.built is not None and c.answers is not None]  # and its engine runs it
     cpu = [c for c in built if workshop.target.engine(c.plan.engine).processor == "cpu"]
     if workshop.measurable and cpu:
         report = measure(workshop, cpu)
@@ -340,7 +340,7 @@ def choose(workshop: Workshop, candidates: list[Candidate]) -> tuple[Candidate, 
     built = [c for c in candidates if c.built is not None and c.answers is not None]
     if not built:
         raise ToolkitError("No candidate could be built. " + " | ".join(f"{c.name}: {c.refused}" for c in candidates))
-    best = max(ranked(workshop, built)[::-1], key=lambda c: sum(v.passed for v in c.verdicts) + c.metrics["score"])
+    best = max(ranked(workshop, built), key=lambda c: sum(v.passed for v in c.verdicts) + c.metrics["score"])
     complete(workshop, best)
     explain(workshop, candidates, None)
     return best, False

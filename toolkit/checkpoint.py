@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError, missing_extra
-from toolkit.storage import publish_folder, sha256_file, sha256_folder, sha256_json
+from toolkit.storage import explained, publish_folder, sha256_file, sha256_folder, sha256_json
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit
@@ -78,11 +79,11 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             header = json.loads(stream.read(length))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} is not a safetensors file: its header is damaged.") from error
-    header.pop("__metadata__", None)
     try:
+        header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {name: (str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in header.items()}
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"{path} is not a safetensors file: its header is damaged.") from error
     if 8 + length + end != size:
         raise InputError(
@@ -102,11 +103,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
 def _weights(folder: Path) -> list[Path]:
     """The safetensors files of a folder; a folder with pickles only is refused with the way out."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(_is_file_name(name) for name in weight_map.values()):
+            raise InputError(f"{index} is damaged: its weight_map does not name files of this folder.")
+        names = sorted(set(weight_map.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise InputError(f"{folder}: the index names {missing[0]}, which is not there.")
@@ -165,13 +173,22 @@ def inspect(folder: Path) -> Checkpoint:
         )
     names = ["config.json", "tokenizer.json", "tokenizer_config.json", *(path.name for path in weights)]
     hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
-    return Checkpoint(folder, config, tensors, sha256_json(hashes))
+    found = Checkpoint(folder, config, tensors, sha256_json(hashes))
+    try:
+        _ = (found.architecture, found.labels, found.model_limit)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / 'config.json'} is damaged: architectures, id2label or max_position_embeddings is not what "
+            "transformers writes there."
+        ) from error
+    return found
 
 
 def from_pickle(folder: Path, cache: Path) -> Path:
     """A safetensors copy of a pickled checkpoint, made once per content, read with `weights_only=True`."""
     check_folder(folder)
-    if list(folder.glob("*.safetensors")):
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    if list(folder.glob("*.safetensors")) or not pickles:
         return folder
     destination = cache / "imported" / sha256_folder(folder)
     if destination.exists():
@@ -182,20 +199,22 @@ def from_pickle(folder: Path, cache: Path) -> Path:
     except ImportError as error:
         raise missing_extra("torch", "convert", "Reading a pickled checkpoint") from error
     tensors: dict[str, Any] = {}
-    for path in sorted(path for pattern in _PICKLES for path in folder.glob(pattern)):
+    for path in pickles:
         if path.name in ("training_args.bin", "optimizer.pt", "scheduler.pt"):
             continue
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises UnpicklingError, RuntimeError and more for a bad file
+            with warnings.catch_warnings(action="ignore"):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises UnpicklingError, RuntimeError and more for a bad file, and its
+            # text advises to read the file without weights_only
             raise InputError(
-                f"{path} cannot be read with weights_only=True: {str(error).splitlines()[0]} It is not loaded "
-                "any other way."
+                f"{path} cannot be read with weights_only=True: it is damaged, or it holds more than tensors and "
+                "could run code. It is not loaded any other way; get the model as safetensors."
             ) from error
         if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
             raise InputError(f"{path} is not a state dict of tensors.")
         tensors.update({name: value.clone().contiguous() for name, value in state.items()})
-    with publish_folder(destination) as aside:
+    with explained("keeping the safetensors copy", destination), publish_folder(destination) as aside:
         for path in folder.iterdir():
             if path.is_file() and path.suffix in (".json", ".txt", ".model"):
                 shutil.copy(path, aside / path.name)

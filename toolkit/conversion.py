@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ import toolkit
 from toolkit import bundle as bundles
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
-from toolkit import demo, recipe, report, tasks
+from toolkit import data as tables
+from toolkit import demo, hub, recipe, report, tasks
 from toolkit import target as targets
 from toolkit.bundle import Bundle
 from toolkit.cache import Cache, open_cache
@@ -89,15 +91,20 @@ def _with_demo(options: Options) -> Options:
 
 def _check_output(path: Path, overwrite: bool) -> None:
     """Refuse an output that cannot be written before anything is computed."""
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; remove it, choose another -o, or add --overwrite.")
-    if path.exists() and not (path / "manifest.json").exists():
-        raise InputError(f"{path} exists and is not a bundle; --overwrite replaces bundles only.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"Cannot write to {path}: {folder} is not a folder that you can write to.")
+    try:
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists already; remove it, choose another -o, or add --overwrite.")
+        if path.exists() and not (path / "manifest.json").exists():
+            raise InputError(f"{path} exists and is not a bundle; --overwrite replaces bundles only.")
+        folder = path.absolute().parent
+        while not folder.exists():
+            folder = folder.parent
+        # Permission bits do not tell of every file system: make what writing the bundle makes first.
+        Path(tempfile.mkdtemp(dir=folder, prefix=f".{path.name}.partial-")).rmdir()
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {path}: {error.strerror}. Choose an output that you can write to."
+        ) from error
 
 
 def plan(options: Options) -> Plan:
@@ -109,8 +116,7 @@ def plan(options: Options) -> Plan:
         options = _with_demo(options)
     if options.data is None:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
-    if not Path(options.data).is_file():
-        raise InputError(f"Data file {options.data} does not exist.")
+    tables.check_readable(Path(options.data))
     target = targets.resolve(options.target)
     task = options.task or "text-classification"
     tasks.get(task)
@@ -118,7 +124,7 @@ def plan(options: Options) -> Plan:
     output = Path(options.output or f"{Path(options.model).resolve().name}-{target.name}")
     _check_output(output, options.overwrite)
     cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
-    folder = Path(options.model)
+    folder = hub.fetch(options.model, cache.folder) if hub.is_id(options.model) else Path(options.model)
     if options.allow_pickle:
         folder = checkpoints.from_pickle(folder, cache.folder)
     checkpoint = checkpoints.inspect(folder)
@@ -240,12 +246,11 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
     written = _write_bundle(made, workshop, winner, accepted, summary)
     result = Bundle(written.path, written.manifest, {**summary, "bundle": str(written.path)})
     if not accepted:
-        refused = RefusedError(
+        raise RefusedError(
             f"No candidate for {made.target.name} passed the gates; the best one, {winner.name}, was kept in "
-            f"{written.path} with the report. It was refused by {winner.refused}"
+            f"{written.path} with the report. It was refused by {winner.refused}",
+            bundle=result,
         )
-        refused.bundle = result  # type: ignore[attr-defined]
-        raise refused
     return result
 
 

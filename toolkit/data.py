@@ -6,6 +6,7 @@ so that no example stands on both sides of it.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections import Counter
@@ -46,7 +47,8 @@ class Dropped:
         return dict(sorted(self.counts.items()))
 
 
-def _check_readable(path: Path) -> None:
+def check_readable(path: Path) -> None:
+    """Refuse what can be seen to be no data file without reading it. Raises InputError."""
     if not path.exists():
         raise InputError(f"Data file {path} does not exist.")
     if path.is_dir():
@@ -72,9 +74,23 @@ def _check_encoding(path: Path) -> None:
                 ) from error
 
 
+def _fault(path: Path, error: BaseException) -> str:
+    """The first line of a parser's message; for JSON lines with the first line that is not JSON."""
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, start=1):
+                try:
+                    valid = not line.strip() or isinstance(json.loads(line), dict)
+                except json.JSONDecodeError as fault:
+                    return f"line {number} is not JSON ({fault.msg} at character {fault.pos + 1})"
+                if not valid:
+                    return f"line {number} is not a JSON object"
+    return str(error).splitlines()[0]
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a CSV, TSV, JSON-lines or Parquet file. Raises InputError naming the file and the fault."""
-    _check_readable(path)
+    check_readable(path)
     _check_encoding(path)
     try:
         import datasets
@@ -94,7 +110,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = table.to_list()
         except Exception as error:  # datasets wraps the parsers' many errors in its own
             cause = error.__cause__ or error
-            raise InputError(f"{path} cannot be read as {builder}: {str(cause).splitlines()[0]}") from error
+            if "corresponds to no data" in str(cause):
+                raise InputError(f"Data file {path} has no rows.") from error
+            raise InputError(f"{path} cannot be read as {builder}: {_fault(path, cause)}") from error
     if not rows:
         raise InputError(f"Data file {path} has no rows.")
     return rows
@@ -211,7 +229,7 @@ def stratified_split(examples: Sequence[Example], fractions: Sequence[float], se
         bounds = np.floor(np.cumsum(fractions) * len(members) + 1e-9).astype(int)
         if len(members) >= len(fractions):
             for index in range(len(bounds)):  # no part goes without
-                low = index + 1
+                low = 1 + (bounds[index - 1] if index else 0)
                 high = len(members) - (len(bounds) - 1 - index)
                 bounds[index] = min(max(bounds[index], low), high)
         start = 0

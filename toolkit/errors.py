@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ToolkitError(Exception):
     """Base of every error that is told to the user as one message."""
@@ -14,9 +16,13 @@ class InputError(ToolkitError):
 
 
 class RefusedError(ToolkitError):
-    """A gate or a budget refused the result (exit code 1)."""
+    """A gate or a budget refused the result (exit code 1). `bundle` is what was kept of it, if anything."""
 
     exit_code = 1
+
+    def __init__(self, message: str, bundle: Any = None) -> None:
+        super().__init__(message)
+        self.bundle = bundle
 
 
 class MissingDependencyError(ToolkitError):

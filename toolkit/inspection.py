@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import checkpoint as checkpoints
+from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
+
+_MEASURED = ("score", "size", "latency")
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -15,17 +18,21 @@ def inspect(path: Path) -> dict[str, Any]:
         manifest = manifests.read(path)
         manifests.verify_files(manifest)
         data = manifest.data
+        metrics = data.get("metrics")
+        if not isinstance(metrics, dict) or not all(isinstance(metrics.get(key), dict) for key in _MEASURED):
+            raise InputError(f"{path / manifests.FILE_NAME}: key 'metrics' is missing or damaged.")
         return {
             "kind": "bundle",
             **{
                 key: data[key]
                 for key in (
                     "task", "target", "engine", "artifact", "labels", "preprocessing", "source_model",
-                    "tool_versions", "accepted", "refusals", "content_hash",
+                    "tool_versions", "accepted", "content_hash",
                 )
             },
             "files": {name: entry["bytes"] for name, entry in data["files"].items()},
-            "metrics": {key: data["metrics"].get(key) for key in ("score", "size", "latency")},
+            "refusals": data.get("refusals", []),
+            "metrics": {key: metrics[key] for key in _MEASURED},
         }  # fmt: skip
     found = checkpoints.inspect(path)
     dtypes: dict[str, int] = {}

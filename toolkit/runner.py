@@ -14,7 +14,7 @@ from toolkit import stages
 from toolkit.cache import Cache
 from toolkit.child import Child
 from toolkit.errors import ToolkitError
-from toolkit.storage import sha256_folder, sha256_json, write_json
+from toolkit.storage import explained, sha256_folder, sha256_json, write_json
 
 
 class Reporter(Protocol):
@@ -79,7 +79,7 @@ class Runner:
     reporter: Reporter = field(default_factory=Silent)
     force: bool = False
     receipts: list[dict[str, Any]] = field(default_factory=list)
-    _running: dict[str, Child] = field(default_factory=dict)  # by stage
+    _running: dict[str, Child] = field(default_factory=dict)  # by title
     _stopping: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -115,8 +115,8 @@ class Runner:
             "libraries": libraries,
         }
         key = sha256_json(identity)
-        with self.cache.lock(key):
-            if self.force:
+        with self.cache.lock(key, lambda: self._stopping):
+            if self.force and not any(known["key"] == key for known in self.receipts):  # once per run
                 self.cache.forget(key)
             receipt = self.cache.receipt(key)
             cached = receipt is not None
@@ -155,7 +155,8 @@ class Runner:
             def progress(done: int, total: int, text: str) -> None:
                 self.reporter.progress(title, done, total, text)
 
-            child = Child("toolkit.stages.process", request, work, on_progress=progress)
+            with explained("starting a stage", work):
+                child = Child("toolkit.stages.process", request, work, on_progress=progress)
             result = self._wait(title, child)
             receipt = {
                 **identity,
@@ -169,7 +170,8 @@ class Runner:
             interrupted = bool(result["report"].get("interrupted"))
             if interrupted:  # not what the key promises: kept apart, and the rest stays resumable
                 key = sha256_json({"interrupted": key, "output": receipt["output_sha256"]})
-            write_json(work / "entry" / "receipt.json", receipt)
+            with explained("keeping a finished stage", work):
+                write_json(work / "entry" / "receipt.json", receipt)
             self.cache.publish(key, work)
         return key, receipt
 
@@ -179,9 +181,11 @@ class Runner:
         try:
             while not child.poll(0.2):
                 if self._stopping:
-                    child.kill()
                     raise KeyboardInterrupt
             return child.result()
+        except BaseException:  # Ctrl-C, in whichever way: nobody waits for the child any more
+            child.kill()
+            raise
         finally:
             with self._guard:
                 del self._running[title]

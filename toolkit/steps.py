@@ -5,10 +5,14 @@ Each takes an input folder and writes an output folder in one step, with the sta
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,35 +39,51 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"{output} exists already; remove it, choose another -o ({hint}).")
 
 
-def finetune(output: str, options: Mapping[str, Any], reporter: Reporter | None = None) -> dict[str, Any]:
+def is_first_process() -> bool:
+    """False in every process but one of those that `accelerate launch` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def finetune(
+    output: str,
+    options: Mapping[str, Any],
+    reporter: Reporter | None = None,
+    around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> dict[str, Any]:
     """Fine-tune a checkpoint; `options` are fields of `toolkit.conversion.Options`. Writes a Hugging Face folder.
 
-    Under `accelerate launch` every process trains its share in place, and the first one writes.
+    `around` is entered with the runner for the time of the run. Under `accelerate launch` every process trains its
+    share in place, and the first one writes.
     """
     overwrite = bool(options.get("overwrite"))
     _check_output(Path(output), overwrite)
     made = conversion.plan(conversion.Options(**{**options, "finetune": True, "output": output, "overwrite": False}))
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
-    data = conversion.prepare(runner, made)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _finetune_here(Path(output), made, data, overwrite)
-    return _publish(conversion.finetune(runner, made, data), Path(output), overwrite)
+        return _finetune_here(Path(output), made, conversion.prepare(runner, made), overwrite, runner.reporter)
+    with around(runner):
+        finished = conversion.finetune(runner, made, conversion.prepare(runner, made))
+    return _publish(finished, Path(output), overwrite)
 
 
-def _finetune_here(output: Path, made: conversion.Plan, data: Finished, overwrite: bool) -> dict[str, Any]:
+def _finetune_here(
+    output: Path, made: conversion.Plan, data: Finished, overwrite: bool, reporter: Reporter
+) -> dict[str, Any]:
     """One process of several: train in this process; rank 0 publishes."""
     module = stages.get("finetune")
     parameters = module.Parameters.model_validate(
         {**(made.recipe.finetune.parameters or {}), "max_length": data.report["max_length"]}
     )
     context = stages.Context(task=made.recipe.task, seed=made.recipe.seed, threads=1, data=data.output)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
+        reporter.started("finetune")
+        context = replace(context, progress=functools.partial(reporter.progress, "finetune"))
         with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
             report = module.run(made.checkpoint.folder, aside, parameters, context)
             write_json(aside / "receipt.json", {"stage": "finetune", "report": report})
         return {"output": str(output), **report}
     # The other ranks' best epoch is rank 0's: nothing is written here.
-    return module.run(made.checkpoint.folder, output, parameters, context)
+    return {"output": str(output), **module.run(made.checkpoint.folder, output, parameters, context)}
 
 
 def export(

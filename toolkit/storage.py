@@ -80,6 +80,13 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def _no_space(action: str, path: Path) -> InputError:
+    return InputError(
+        f"No space left on the disk of {path} while {action}; nothing was left half-written. "
+        "Free some space or choose another folder."
+    )
+
+
 @contextlib.contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusals (read-only, no space, no permission) into one message."""
@@ -87,15 +94,16 @@ def explained(action: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"No space left on the disk of {path} while {action}; nothing was left half-written. "
-                "Free some space or choose another folder."
-            ) from error
+            raise _no_space(action, path) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise InputError(
                 f"Cannot write to {path} while {action}: {os.strerror(error.errno)}. "
                 "Choose a folder that you can write to."
             ) from error
+        raise
+    except Exception as error:  # safetensors and other native writers keep the number in their text only
+        if f"os error {errno.ENOSPC}" in str(error) or os.strerror(errno.ENOSPC) in str(error):
+            raise _no_space(action, path) from error
         raise
 
 

@@ -17,7 +17,7 @@ import pytest
 import toolkit
 from tests.engine_bundles import ENGINES, engine_bundle
 
-CHECKOUT = Path(toolkit.__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 FRAMEWORKS = {"torch", "transformers", "datasets", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer", "jax"}
 DISTRIBUTION = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 

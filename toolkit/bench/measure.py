@@ -84,7 +84,7 @@ def _memory() -> dict[str, int | str]:
     return found
 
 
-def bench_bundle(request: Mapping[str, Any]) -> dict[str, Any]:
+def bench_bundle(request: Mapping[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Cold start, latency over the given texts, throughput and memory of one bundle."""
     import toolkit
 
@@ -109,6 +109,8 @@ def bench_bundle(request: Mapping[str, Any]) -> dict[str, Any]:
         pipeline(text)
         end_to_end.append(time.perf_counter() - middle)
         preprocessing.append(middle - start)
+        elapsed = time.perf_counter() - began
+        progress(int(min(elapsed, request["seconds"]) * 10), int(request["seconds"] * 10), "timing")
     memory = _memory()
     return {
         "latency": statistics.summarize(end_to_end),
@@ -131,7 +133,7 @@ def bench_bundle(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(request_file: str) -> int:
     """Bench the bundle that `request_file` describes and write the record it names."""
-    from toolkit.child import die_with_parent
+    from toolkit.child import die_with_parent, reporter
     from toolkit.errors import ToolkitError
     from toolkit.storage import write_json
 
@@ -139,7 +141,7 @@ def main(request_file: str) -> int:
     request["entered"] = time.time()
     die_with_parent(int(request["parent"]))
     try:
-        record = bench_bundle(request)
+        record = bench_bundle(request, reporter(int(request["progress"])))
     except ToolkitError as error:
         write_json(Path(request["result"]), {"error": str(error), "exit_code": error.exit_code})
         return 1

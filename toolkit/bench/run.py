@@ -12,12 +12,14 @@ from toolkit import bundle as bundles
 from toolkit.child import Child
 from toolkit.devices import local
 from toolkit.errors import InputError
+from toolkit.runner import Reporter, Silent
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime.manifest import Manifest
 
 SCHEMA_VERSION = 1
 _MINIMUM_RUNS = 50
 _MOST_TEXTS = 2000
+_TITLE = "bench"
 
 
 def _texts(manifest: Manifest, data: str | None) -> tuple[list[str], str]:
@@ -45,12 +47,20 @@ def _texts(manifest: Manifest, data: str | None) -> tuple[list[str], str]:
     return texts, path.name
 
 
-def bench(bundle: str, *, threads: int | None = None, data: str | None = None, seconds: float = 5.0) -> dict[str, Any]:
+def bench(
+    bundle: str,
+    *,
+    threads: int | None = None,
+    data: str | None = None,
+    seconds: float = 5.0,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
     """Measure a bundle in a fresh process and return the record.
 
     Times in milliseconds at batch 1, from the raw text to the label; sizes in bytes. Raises InputError for a damaged
     bundle, MissingDependencyError if its engine is not installed.
     """
+    reporter = reporter or Silent()
     folder = Path(bundle)
     manifest = manifests.read(folder)
     manifests.verify_files(manifest)
@@ -64,7 +74,10 @@ def bench(bundle: str, *, threads: int | None = None, data: str | None = None, s
         "started": time.time(),
     }
     with tempfile.TemporaryDirectory() as work:
-        child = Child("toolkit.bench.measure", request, Path(work))
+        reporter.started(_TITLE)
+        child = Child(
+            "toolkit.bench.measure", request, Path(work), on_progress=lambda *step: reporter.progress(_TITLE, *step)
+        )
         try:
             while not child.poll(0.2):
                 pass

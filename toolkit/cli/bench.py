@@ -38,7 +38,8 @@ def command(as_json: bool, output_file: str | None, **given: Any) -> None:
     from toolkit.bench import run
     from toolkit.storage import explained, write_json
 
-    record = run.bench(given.pop("bundle"), **given)
+    with output.reporting(as_json) as reporter:
+        record = run.bench(given.pop("bundle"), reporter=reporter, **given)
     if output_file:
         with explained("writing the record", Path(output_file)):
             write_json(Path(output_file), record)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolkit.cli import options, output
+
+if TYPE_CHECKING:
+    from toolkit.runner import Runner
 
 
 @click.command(name="convert")
@@ -59,10 +63,9 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
     try:
         bundle = run_with_progress(plan, quiet=as_json)
     except RefusedError as error:
-        bundle = getattr(error, "bundle", None)
-        if bundle is None:
+        if error.bundle is None:
             raise
-        refusal = error
+        bundle, refusal = error.bundle, error
     summary = {**bundle.summary, "content_hash": bundle.manifest["content_hash"]}
     if as_json:
         output.print_json(summary)
@@ -73,26 +76,33 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
 
 
 def run_with_progress(plan: Any, quiet: bool) -> Any:
-    """Carry the plan out with bars. The first Ctrl-C ends fine-tuning early, the second everything."""
+    """Carry the plan out with bars."""
     from toolkit import conversion
     from toolkit.runner import Runner
 
-    with contextlib.ExitStack() as stack:
-        reporter = stack.enter_context(output.reporting(quiet))
+    with output.reporting(quiet) as reporter:
         runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed, reporter, plan.options.force)
-        previous = signal.getsignal(signal.SIGINT)
+        with interruptible(runner):
+            return conversion.run(plan, runner=runner)
 
-        def on_interrupt(*_: Any) -> None:
-            if runner.finetuning():
-                click.echo("Stopping after this batch and keeping the best epoch; Ctrl-C again ends all.", err=True)
-                runner.interrupt()
-                signal.signal(signal.SIGINT, lambda *_: runner.stop())
-            else:
-                runner.stop()
 
-        signal.signal(signal.SIGINT, on_interrupt)
-        stack.callback(signal.signal, signal.SIGINT, previous)
-        return conversion.run(plan, runner=runner)
+@contextlib.contextmanager
+def interruptible(runner: Runner) -> Iterator[None]:
+    """For the time of a block, the first Ctrl-C ends fine-tuning early, the second everything."""
+
+    def on_interrupt(*_: Any) -> None:
+        if runner.finetuning():
+            click.echo("Stopping after this batch and keeping the best epoch; Ctrl-C again ends all.", err=True)
+            runner.interrupt()
+            signal.signal(signal.SIGINT, lambda *_: runner.stop())
+        else:
+            runner.stop()
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def print_summary(summary: dict[str, Any]) -> None:

@@ -24,9 +24,13 @@ def command(output_folder: str, as_json: bool, **given: Any) -> None:
       accelerate launch -m toolkit finetune ./minilm --data reviews.csv -o tuned/
     """
     from toolkit import steps
+    from toolkit.cli.convert import interruptible
 
-    with output.reporting(as_json) as reporter:
-        result = steps.finetune(output_folder, given, reporter)
+    first = steps.is_first_process()
+    with output.reporting(as_json or not first) as reporter:
+        result = steps.finetune(output_folder, given, reporter, interruptible)
+    if not first:
+        return
     if as_json:
         output.print_json(result)
     else:
@@ -34,3 +38,5 @@ def command(output_folder: str, as_json: bool, **given: Any) -> None:
             f"{result['output']}: validation score {result['validation_score']:.4f} after epoch {result['best_epoch']} "
             f"of {result['epochs_run']}."
         )
+        if result["interrupted"]:
+            click.echo("Interrupted: the same command with --overwrite goes on after the last whole epoch.")

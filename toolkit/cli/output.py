@@ -87,10 +87,9 @@ class ProgressReporter:
         self._progress.print(f"  [green]done[/] {title} ({took}{peak})")
 
     def failed(self, title: str, reason: str) -> None:
-        from rich.markup import escape
-
+        # The reason follows once: as the error that ends the run, or as the candidate's outcome.
         self._remove(title)
-        self._progress.print(f"  [red]failed[/] {title}: {escape(reason)}")
+        self._progress.print(f"  [red]failed[/] {title}")
 
 
 @contextlib.contextmanager

@@ -45,6 +45,8 @@ def load_model(checkpoint: Path, model_class: str, **options: Any) -> Any:
         ).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
+        if "ignore_mismatched_sizes" in first:
+            first = "its weights do not have the shapes that its config.json describes"
         raise InputError(f"{checkpoint} cannot be loaded as {model_class}: {first}") from error
 
 

@@ -32,11 +32,12 @@ def agreement(reference: NDArray[Any], candidate: NDArray[Any], names: list[str]
     count = len(candidate)
     before = reference[:count].argmax(axis=1)
     flipped = candidate.argmax(axis=1) != before
+    worst = float(np.abs(candidate - reference[:count]).max())
     return {
         "examples": count,
         "flip_rate": float(flipped.mean()),
         "flip_rate_per_class": {
             name: float(flipped[before == i].mean()) if (before == i).any() else None for i, name in enumerate(names)
         },
-        "max_abs_logit_difference": float(np.abs(candidate - reference[:count]).max()),
+        "max_abs_logit_difference": worst if np.isfinite(worst) else None,
     }

@@ -111,6 +111,9 @@ def read(folder: Path) -> Manifest:
     for key, kind in _REQUIRED.items():
         if not isinstance(data.get(key), kind):
             raise InputError(f"{path}: key '{key}' is missing or is not a {kind.__name__}.")
+    for name, entry in data["files"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise InputError(f"{path}: the entry of '{name}' in 'files' has no sha256.")
     for name in [*data["files"], data["artifact"].get("path"), data["preprocessing"].get("path")]:
         inside(folder, name)
     return Manifest(folder, data)
@@ -124,8 +127,8 @@ def verify_files(manifest: Manifest) -> None:
         if not path.is_file():
             raise InputError(f"{manifest.folder}: the bundle's file '{name}' is missing.")
         size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise InputError(f"{path} has {size} bytes; the manifest says {entry['bytes']}. Not loaded.")
+        if size != entry.get("bytes"):
+            raise InputError(f"{path} has {size} bytes; the manifest says {entry.get('bytes')}. Not loaded.")
         if sha256_file(path) != entry["sha256"]:
             raise InputError(f"{path} was changed: its SHA-256 is not the manifest's. Not loaded.")
     if content_hash(manifest.data) != manifest.data["content_hash"]:
@@ -134,7 +137,10 @@ def verify_files(manifest: Manifest) -> None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match.group(0).split(".")) if match else (0,)
+    parts = [int(part) for part in match.group(0).split(".")] if match else []
+    while parts and parts[-1] == 0:  # 2.3 is 2.3.0
+        parts.pop()
+    return tuple(parts)
 
 
 def check_engine_version(manifest: Manifest, package: str, version: str) -> None:

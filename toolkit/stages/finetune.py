@@ -11,10 +11,12 @@ ends training after the batch at hand and keeps the best epoch so far.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from toolkit.errors import InputError
 from toolkit.stages import Context
 from toolkit.storage import publish_folder, write_json
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+_LENGTH_STEP = 8  # tokens
 
 
 class Parameters(BaseModel):
@@ -48,13 +51,15 @@ class Parameters(BaseModel):
 
 
 class _Interrupt:
-    """Turns the first SIGINT into a flag that the training loop looks at."""
+    """Turns the first SIGINT into a flag that the training loop looks at. `toolkit.child` starts stages with the
+    signal blocked, so that one sent while they load is kept for here."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> _Interrupt:
         self._previous = signal.signal(signal.SIGINT, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self
 
     def _note(self, *_: Any) -> None:
@@ -62,6 +67,17 @@ class _Interrupt:
 
     def __exit__(self, *_: Any) -> None:
         signal.signal(signal.SIGINT, self._previous)
+
+
+def _return_freed_memory() -> None:
+    """Make glibc map large blocks one by one: batches of many shapes leave its heap full of holes otherwise, which
+    grows the process by half."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            trim_threshold, mmap_threshold = -1, -3
+            mallopt(mmap_threshold, 1 << 20)
+            mallopt(trim_threshold, 8 << 20)
 
 
 def grouped_batches(lengths: list[int], size: int, generator: np.random.Generator) -> list[list[int]]:
@@ -176,20 +192,27 @@ class _Trainer:
         from toolkit.engines.torch import pad_batch
 
         arrays = pad_batch([arrays for arrays, _ in items], self.encoder.padding)
-        tensors = {name: self.torch.from_numpy(array) for name, array in arrays.items()}
+        # Few different lengths: oneDNN keeps a kernel and its workspace for every shape it has seen.
+        length = arrays["input_ids"].shape[1]
+        more = min(-length % _LENGTH_STEP, self.parameters.max_length - length)
+        tensors = {
+            name: self.torch.from_numpy(np.pad(array, ((0, 0), (0, more)), constant_values=self.encoder.padding[name]))
+            for name, array in arrays.items()
+        }
         tensors["labels"] = self.torch.tensor([label for _, label in items])
         return {name: tensor.to(self.accelerator.device) for name, tensor in tensors.items()}
 
     def validate(self) -> float:
         """Score on the validation split, over all processes."""
-        self.model.eval()
+        # Unwrapped: each forward pass of the wrapper is a collective operation, and shares differ in length.
+        model = self.accelerator.unwrap_model(self.model).eval()
         share = self.validation[self.accelerator.process_index :: self.accelerator.num_processes]
         share.sort(key=lambda item: item[0]["input_ids"].shape[1])
         logits, labels = [], []
         for start in range(0, len(share), self.parameters.batch_size * 2):
             batch = self.batch(share[start : start + self.parameters.batch_size * 2])
             with self.torch.no_grad():
-                logits.append(self.model(**batch).logits.float().cpu().numpy())
+                logits.append(model(**batch).logits.float().cpu().numpy())
             labels.append(batch["labels"].cpu().numpy())
         parts = [(np.concatenate(logits), np.concatenate(labels))] if logits else []
         if self.accelerator.num_processes > 1:
@@ -200,8 +223,15 @@ class _Trainer:
         truth = np.concatenate([part for _, part in parts])
         return float(self.task.metrics(every, truth, self.names)["score"])
 
-    def epoch(self, number: int, first_step: int, total: int, stop: _Interrupt) -> tuple[int, float]:
-        """One pass over the training data: (steps done, mean loss)."""
+    def stopping(self, stop: _Interrupt) -> bool:
+        """Whether any process was asked to stop: all of them leave the loop after the same batch."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        asked = self.torch.tensor([float(stop.requested)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked).item() > 0)
+
+    def epoch(self, number: int, first_step: int, total: int, stop: _Interrupt) -> tuple[int, float, bool]:
+        """One pass over the training data: (steps done, mean loss, whether it was interrupted)."""
         parameters, torch = self.parameters, self.torch
         self.model.train()
         torch.manual_seed(self.context.seed * 1_000_003 + number)
@@ -209,7 +239,8 @@ class _Trainer:
         lengths = [arrays["input_ids"].shape[1] for arrays, _ in self.train]
         processes = self.accelerator.num_processes
         batches = grouped_batches(lengths, parameters.batch_size * processes, generator)
-        losses = []
+        losses: list[float] = []
+        interrupted = False
         warmup = math.ceil(total * parameters.warmup_fraction)
         for index, chosen in enumerate(batches):
             step = first_step + index
@@ -225,9 +256,10 @@ class _Trainer:
             losses.append(float(loss.detach()))
             text = f"epoch {number + 1} of {parameters.epochs}, loss {np.mean(losses[-50:]):.3f}"
             self.context.progress(step + 1, total, text)
-            if stop.requested:
+            interrupted = self.stopping(stop)
+            if interrupted:
                 break
-        return len(losses), float(np.mean(losses))
+        return len(losses), float(np.mean(losses)), interrupted
 
 
 def _writer(parameters: Parameters) -> Any:
@@ -244,9 +276,15 @@ def _writer(parameters: Parameters) -> Any:
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
     """Fine-tune the checkpoint `source`; write the best epoch as a Hugging Face folder to `output`."""
+    with _Interrupt() as stop:
+        return _run(source, output, parameters, context, stop)
+
+
+def _run(source: Path, output: Path, parameters: Parameters, context: Context, stop: _Interrupt) -> dict[str, Any]:
     context.progress(0, 1, "loading torch and the checkpoint")
-    writer = _writer(parameters)
+    _return_freed_memory()
     trainer = _Trainer(source, parameters, context)
+    writer = _writer(parameters) if trainer.accelerator.is_main_process else None
     raw = trainer.accelerator.unwrap_model(trainer.model)
     per_epoch = math.ceil(len(trainer.train) / (parameters.batch_size * trainer.accelerator.num_processes))
     total = per_epoch * parameters.epochs
@@ -258,26 +296,26 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     history: list[dict[str, Any]] = state["history"]  # type: ignore[assignment]
     epoch, best, best_epoch = int(state["epoch"]), float(state["best"]), int(state["best_epoch"])  # type: ignore[arg-type, call-overload]
     interrupted = False
-    with _Interrupt() as stop:
-        while epoch < parameters.epochs and epoch - best_epoch <= parameters.patience:
-            steps, loss = trainer.epoch(epoch, epoch * per_epoch, total, stop)
-            interrupted = stop.requested
-            score = trainer.validate()
-            history.append({"epoch": epoch + 1, "steps": steps, "loss": loss, "validation_score": score})
-            if writer is not None and trainer.accelerator.is_main_process:
-                writer.add_scalar("train/loss", loss, epoch + 1)
-                writer.add_scalar("validation/score", score, epoch + 1)
-            if score > best:
-                best, best_epoch = score, epoch
-                if trainer.accelerator.is_main_process:
-                    with publish_folder(best_folder, replace=True) as aside:
-                        raw.save_pretrained(aside)
-            epoch += 1
-            if interrupted:
-                break
-            if context.resume is not None and trainer.accelerator.is_main_process:
-                progress = {"epoch": epoch, "best": best, "best_epoch": best_epoch, "history": history}
-                _save_state(context.resume, raw, trainer.optimizer.optimizer, trainer.optimized, progress)
+    while epoch < parameters.epochs and epoch - best_epoch <= parameters.patience:
+        steps, loss, interrupted = trainer.epoch(epoch, epoch * per_epoch, total, stop)
+        score = trainer.validate()
+        history.append({"epoch": epoch + 1, "steps": steps, "loss": loss, "validation_score": score})
+        if writer is not None:
+            writer.add_scalar("train/loss", loss, epoch + 1)
+            writer.add_scalar("validation/score", score, epoch + 1)
+        if score > best:
+            best, best_epoch = score, epoch
+            if interrupted:  # part of an epoch: the best whole one stays for a later run to go on from
+                best_folder = output / "best"
+            if trainer.accelerator.is_main_process:
+                with publish_folder(best_folder, replace=True) as aside:
+                    raw.save_pretrained(aside)
+        epoch += 1
+        if interrupted:
+            break
+        if context.resume is not None and trainer.accelerator.is_main_process:
+            progress = {"epoch": epoch, "best": best, "best_epoch": best_epoch, "history": history}
+            _save_state(context.resume, raw, trainer.optimizer.optimizer, trainer.optimized, progress)
     if writer is not None:
         writer.close()
     trainer.accelerator.wait_for_everyone()

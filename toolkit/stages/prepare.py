@@ -9,7 +9,7 @@ from toolkit import tasks
 from toolkit.stages import Context
 from toolkit.tasks.text_classification import Parameters as Parameters
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("datasets", "tokenizers")
 
 

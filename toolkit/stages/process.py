@@ -7,6 +7,7 @@ from the next, and lets two stages run side by side.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -30,6 +31,12 @@ def run_request(request: dict[str, Any], context: stages.Context) -> dict[str, A
     return {"report": report, "seconds": seconds, "peak_rss_bytes": child.peak_rss_bytes()}
 
 
+def _fail(request: dict[str, Any], answer: dict[str, Any]) -> None:
+    """Leave the error for the parent; what was written of the output goes first, because it may fill the disk."""
+    shutil.rmtree(request["output"], ignore_errors=True)
+    write_json(Path(request["result"]), answer)
+
+
 def main(request_file: str) -> int:
     """Run the stage that `request_file` describes; 0 on success, 1 with an `error` in the result file."""
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
@@ -46,12 +53,12 @@ def main(request_file: str) -> int:
     try:
         write_json(result, run_request(request, context))
     except ToolkitError as error:
-        write_json(result, {"error": str(error), "exit_code": error.exit_code})
+        _fail(request, {"error": str(error), "exit_code": error.exit_code})
         return 1
     except Exception as error:  # a library's own failure: one line for people, the traceback for --debug
         first = (str(error).strip() or "no message").splitlines()[0]
         text = f"the stage '{request['stage']}' failed: {type(error).__name__}: {first}"
-        write_json(result, {"error": text, "exit_code": 2, "traceback": traceback.format_exc()})
+        _fail(request, {"error": text, "exit_code": 2, "traceback": traceback.format_exc()})
         return 1
     return 0
 

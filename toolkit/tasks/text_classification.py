@@ -51,7 +51,7 @@ def _label_indices(found: set[str], parameters: Parameters, path: Path) -> tuple
     if known is not None:
         by_name = {name.lower(): index for index, name in enumerate(known)}
         mapping = {}
-        for value in found:
+        for value in sorted(found):
             if value.lower() in by_name:
                 mapping[value] = by_name[value.lower()]
             elif value.isdigit() and int(value) < len(known):

@@ -1,0 +1,275 @@
+"""Exported files: what they ask of a runtime, their shapes, what is in them, and that they come out the same twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import toolkit
+from toolkit import steps
+from toolkit.engines import litert as litert_engine
+from toolkit.engines import onnxruntime as onnxruntime_engine
+from toolkit.errors import InputError
+from toolkit.export import litert
+from toolkit.export import onnx as onnx_format
+
+LENGTHS = [16, 24, 32, 64]
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@pytest.fixture(scope="module")
+def exported(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The float artifact folder for every engine."""
+    folder = tmp_path_factory.mktemp("exported")
+    for engine in ("litert", "onnxruntime", "tensorrt"):
+        steps.export(str(tuned), str(folder / engine), engine=engine, lengths=LENGTHS)
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def quantized(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The int8 artifact folder for every engine that has one."""
+    folder = tmp_path_factory.mktemp("quantized")
+    for engine in ("litert", "onnxruntime"):
+        steps.quantize(str(exported[engine]), str(folder / engine), method="dynamic-int8")
+    return {path.name: path for path in folder.iterdir()}
+
+
+def artifact_of(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "artifact.json").read_text())
+    return read
+
+
+def weights_bytes(checkpoint: Path) -> int:
+    return sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+
+
+def ones(rows: int, length: int) -> dict[str, Any]:
+    return {name: np.ones((rows, length), dtype=np.int64) for name in INPUTS}
+
+
+# --- LiteRT
+
+
+def read_flatbuffer(path: Path) -> tuple[list[tuple[str, int]], dict[str, bytes]]:
+    """((operator, version) as the file lists them, metadata)."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    codes = [(names[max(c.builtinCode, c.deprecatedBuiltinCode)], c.version) for c in model.operatorCodes]
+    metadata = {entry.name.decode(): bytes(model.buffers[entry.buffer].data) for entry in model.metadata}
+    return codes, metadata
+
+
+def test_minimum_runtime_is_the_one_that_the_converter_wrote(exported: dict[str, Path]) -> None:
+    codes, metadata = read_flatbuffer(exported["litert"] / litert.MODEL_FILE)
+    written = metadata["min_runtime_version"].rstrip(b"\0").decode()
+    assert litert.minimum_level(codes) == written
+    minimum = artifact_of(exported["litert"])["minimum_versions"]
+    assert minimum == litert.minimum_versions(written)
+    assert minimum["tflite-runtime"] == written
+
+
+def test_minimum_runtime_grows_with_the_operators(exported: dict[str, Path], quantized: dict[str, Path]) -> None:
+    """The quantizer copies the float file's metadata; the level has to follow its own, newer operators."""
+    codes, _ = read_flatbuffer(quantized["litert"] / litert.MODEL_FILE)
+    assert artifact_of(quantized["litert"])["minimum_versions"]["tflite-runtime"] == litert.minimum_level(codes)
+    assert litert.minimum_level([]) == "1.5.0"
+    assert litert.minimum_level([("ADD", 1)]) != litert.minimum_level([("ADD", 1), ("GATHER_ND", 5)])
+    assert litert.minimum_level([("GATHER_ND", 5), ("ADD", 1)]) == litert.minimum_level([("GATHER_ND", 5)])
+
+
+@pytest.mark.parametrize("operator", [("ADD", 99), ("NO_SUCH_OPERATOR", 1)])
+def test_unknown_operator_version_is_refused(operator: tuple[str, int]) -> None:
+    with pytest.raises(InputError, match=rf"has the operator {operator[0]} in version {operator[1]}"):
+        litert.minimum_level([("ADD", 1), operator])
+
+
+def test_every_level_of_the_table_has_a_package() -> None:
+    table = json.loads(Path(litert.__file__).with_name("litert_op_versions.json").read_text())["minimum_runtime"]
+    for name, versions in table.items():
+        for version, level in versions.items():
+            assert set(litert.minimum_versions(level)) == {"tflite-runtime", "ai-edge-litert"}, (name, version)
+    with pytest.raises(InputError, match=r"covers level 99\.0\.0"):
+        litert.minimum_versions("99.0.0")
+
+
+def test_litert_signatures_share_their_weights(exported: dict[str, Path], tuned: Path) -> None:
+    artifact = artifact_of(exported["litert"])
+    assert artifact["lengths"] == LENGTHS
+    assert artifact["size_bytes"] == (exported["litert"] / litert.MODEL_FILE).stat().st_size
+    assert 0.9 * weights_bytes(tuned) < artifact["size_bytes"] < 1.2 * weights_bytes(tuned)
+
+
+def test_litert_runs_every_length_with_int32_inputs(exported: dict[str, Path]) -> None:
+    artifact = artifact_of(exported["litert"])
+    assert {tensor["name"] for tensor in artifact["inputs"]} == set(INPUTS)
+    assert {tensor["dtype"] for tensor in artifact["inputs"]} == {"int32"}
+    assert artifact["inputs"][0]["shape"] == [1, "length"]
+    assert [(tensor["dtype"], tensor["shape"]) for tensor in artifact["outputs"]] == [("float32", [1, 2])]
+    engine = litert_engine.load(exported["litert"] / artifact["path"])
+    assert sorted(engine.describe()["signatures"]) == [f"length_{length}" for length in LENGTHS]
+    for length in LENGTHS:
+        assert engine.run(ones(1, length))[artifact["outputs"][0]["name"]].shape == (1, 2)
+
+
+# --- ONNX
+
+
+def read_onnx(folder: Path) -> Any:
+    import onnx
+
+    return onnx.load(str(folder / onnx_format.MODEL_FILE))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])
+def test_onnx_takes_any_batch_and_length(engine: str, exported: dict[str, Path]) -> None:
+    artifact = artifact_of(exported[engine])
+    assert [tensor["shape"] for tensor in artifact["inputs"]] == [["batch", "length"]] * 3
+    assert [tensor["shape"] for tensor in artifact["outputs"]] == [["batch", 2]]
+    assert artifact["lengths"] is None
+    session = onnxruntime_engine.load(exported[engine] / artifact["path"])
+    for rows, length in ((1, 7), (3, 19), (1, 1), (2, 512)):
+        assert session.run(ones(rows, length))["logits"].shape == (rows, 2)
+    alone = session.run({name: array[:1] for name, array in ones(3, 19).items()})["logits"]
+    assert alone[0] == pytest.approx(session.run(ones(3, 19))["logits"][2], abs=1e-5)
+
+
+def test_onnx_is_fused_for_onnxruntime_only(exported: dict[str, Path], quantized: dict[str, Path]) -> None:
+    import onnx
+
+    fused, standard = read_onnx(exported["onnxruntime"]), read_onnx(exported["tensorrt"])
+    assert "com.microsoft" in {node.domain for node in fused.graph.node}
+    assert {node.domain for node in standard.graph.node} <= {"", "ai.onnx"}
+    assert not standard.functions
+    assert {entry.domain for entry in standard.opset_import} <= {"", "ai.onnx"}
+    assert len(fused.graph.node) < len(standard.graph.node)
+    onnx.checker.check_model(standard, full_check=True)
+    assert "MatMulIntegerToFloat" in {n.op_type for n in read_onnx(quantized["onnxruntime"]).graph.node} or (
+        "MatMulInteger" in {n.op_type for n in read_onnx(quantized["onnxruntime"]).graph.node}
+    )
+
+
+def test_opset_is_the_one_asked_for(tuned: Path, exported: dict[str, Path], tmp_path: Path) -> None:
+    steps.export(str(tuned), str(tmp_path / "old"), engine="tensorrt", lengths=LENGTHS, opset=18)
+    (entry,) = read_onnx(tmp_path / "old").opset_import
+    assert entry.version == artifact_of(tmp_path / "old")["opset"] == 18
+    assert artifact_of(tmp_path / "old")["minimum_versions"] == {"onnxruntime": "1.14.0"}
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize("engine", ["litert", "onnxruntime", "tensorrt"])
+def test_artifact_answers_as_the_checkpoint_does(
+    engine: str, exported: dict[str, Path], tuned: Path, sentences: list[tuple[str, str]]
+) -> None:
+    from toolkit import engines, tasks
+
+    task = tasks.get("text-classification")
+    artifact = artifact_of(exported[engine])
+    module = onnxruntime_engine if engine == "tensorrt" else engines.get(engine)
+    session = module.load(exported[engine] / artifact["path"])
+    reference = engines.get("torch").load(tuned)
+    encoder = task.encoder(tuned, inputs=INPUTS, max_length=64, lengths=artifact["lengths"])
+    for text, _ in sentences[:20]:
+        arrays = encoder(text)
+        (logits,) = session.run(arrays).values()
+        assert logits == pytest.approx(reference.run(arrays)["logits"], abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["litert", "onnxruntime", "tensorrt"])
+def test_no_path_of_this_machine_is_in_a_file(
+    engine: str, exported: dict[str, Path], quantized: dict[str, Path], tuned: Path
+) -> None:
+    import torch
+
+    places = [Path.home(), Path(toolkit.__file__).parent, Path(torch.__file__).parent, tuned, exported[engine].parent]
+    for folder in (exported, quantized):
+        for path in folder.get(engine, exported[engine]).iterdir():
+            content = path.read_bytes()
+            for place in (*map(str, places), "site-packages", 'File "'):
+                assert place.encode() not in content, f"{path.name} holds {place}"
+
+
+@pytest.mark.parametrize("engine", ["litert", "onnxruntime", "tensorrt"])
+def test_exporting_again_gives_the_same_bytes(
+    engine: str, exported: dict[str, Path], tuned: Path, tmp_path: Path
+) -> None:
+    """In another process, with a clean cache and another output folder."""
+    steps.export(str(tuned), str(tmp_path / engine), engine=engine, lengths=LENGTHS, cache_dir=str(tmp_path / "cache"))
+    for path in sorted(exported[engine].iterdir()):
+        if path.name != "receipt.json":
+            assert path.read_bytes() == (tmp_path / engine / path.name).read_bytes(), f"{path.name} differs"
+
+
+@pytest.mark.parametrize("engine", ["litert", "onnxruntime"])
+def test_quantizing_again_gives_the_same_bytes(
+    engine: str, exported: dict[str, Path], quantized: dict[str, Path], tmp_path: Path
+) -> None:
+    steps.quantize(
+        str(exported[engine]), str(tmp_path / engine), method="dynamic-int8", cache_dir=str(tmp_path / "cache")
+    )
+    for path in sorted(quantized[engine].iterdir()):
+        if path.name != "receipt.json":
+            assert path.read_bytes() == (tmp_path / engine / path.name).read_bytes(), f"{path.name} differs"
+
+
+def test_quantizing_makes_it_smaller_and_keeps_the_rest(exported: dict[str, Path], quantized: dict[str, Path]) -> None:
+    for engine, folder in quantized.items():
+        before, after = artifact_of(exported[engine]), artifact_of(folder)
+        assert after["precision"] == "int8"
+        assert after["size_bytes"] < 0.3 * before["size_bytes"]
+        for key in ("format", "path", "inputs", "lengths"):
+            assert after[key] == before[key]
+        names = {path.name for path in exported[engine].iterdir()}
+        assert {path.name for path in folder.iterdir()} == names
+
+
+def test_half_precision_keeps_float32_at_the_edges(exported: dict[str, Path], tmp_path: Path) -> None:
+    steps.quantize(str(exported["tensorrt"]), str(tmp_path / "fp16"), method="fp16")
+    before, after = artifact_of(exported["tensorrt"]), artifact_of(tmp_path / "fp16")
+    assert after["precision"] == "fp16"
+    assert after["outputs"] == before["outputs"]
+    assert after["size_bytes"] < 0.6 * before["size_bytes"]
+    wanted = onnxruntime_engine.load(exported["tensorrt"] / before["path"]).run(ones(1, 9))["logits"]
+    given = onnxruntime_engine.load(tmp_path / "fp16" / after["path"]).run(ones(1, 9))["logits"]
+    assert given == pytest.approx(wanted, abs=2e-2)
+
+
+# --- what is refused
+
+
+def test_untrained_model_is_not_exported(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a trained classifier; fine-tune it first"):
+        steps.export(str(encoder), str(tmp_path / "out"), engine="onnxruntime", lengths=LENGTHS)
+
+
+def test_length_beyond_the_model_is_refused(tuned: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--lengths 513: the model takes at most 512 tokens"):
+        steps.export(str(tuned), str(tmp_path / "out"), engine="litert", lengths=[32, 513])
+
+
+def test_quantized_artifact_is_not_quantized_again(quantized: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is int8 already; quantize the float export"):
+        steps.quantize(str(quantized["litert"]), str(tmp_path / "out"), method="dynamic-int8")
+
+
+def test_unknown_method_is_named_with_the_known_ones(exported: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"litert artifacts cannot be quantized by 'fp16'; known: dynamic-int8\."):
+        steps.quantize(str(exported["litert"]), str(tmp_path / "out"), method="fp16")
+
+
+def test_existing_output_is_kept(exported: dict[str, Path], tuned: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep me")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="exists already"):
+            steps.export(str(tuned), str(mine), engine="onnxruntime", lengths=LENGTHS, overwrite=overwrite)
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]

@@ -1,0 +1,138 @@
+"""Recipes and plans: what a conversion will do, decided without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.small_inputs import ROWS, csv_text, tiny_checkpoint
+from toolkit import checkpoint as checkpoints
+from toolkit import cli, conversion, recipe, target
+from toolkit.errors import InputError
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.csv"
+    path.write_text(csv_text(ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path / "untrained")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path / "trained", labels=["bad", "good"])
+
+
+def plan(model: Path, data: Path, **options: object) -> conversion.Plan:
+    given = {"target": "raspberry-pi-5", "output": str(model.parent / "out"), "cache_dir": str(model.parent / "cache")}
+    return conversion.plan(conversion.Options(model=str(model), data=str(data), **{**given, **options}))  # type: ignore[arg-type]
+
+
+def test_an_untrained_checkpoint_is_finetuned(untrained: Path, data: Path) -> None:
+    made = plan(untrained, data, epochs=5, labels=["worse", "better"]).recipe
+    assert made.finetune.reason == "BertModel has no trained classification head"
+    assert made.finetune.parameters is not None
+    assert made.finetune.parameters["epochs"] == 5
+    assert made.prepare["evaluate_only"] is False
+    assert made.prepare["known_labels"] is None
+    assert made.prepare["label_names"] == ["worse", "better"]
+
+
+def test_a_trained_checkpoint_is_not(trained: Path, data: Path) -> None:
+    made = plan(trained, data, labels=["worse", "better"]).recipe
+    assert made.finetune.parameters is None
+    assert made.finetune.reason == "BertForSequenceClassification is a trained classifier already"
+    assert made.prepare["evaluate_only"] is True  # every example serves the gates
+    assert made.prepare["known_labels"] == ["bad", "good"]
+    assert made.prepare["label_names"] is None  # the model's own names hold
+
+
+def test_a_trained_checkpoint_is_finetuned_when_asked(trained: Path, data: Path) -> None:
+    made = plan(trained, data, finetune=True).recipe
+    assert made.finetune.reason == "asked for"
+    assert made.prepare["evaluate_only"] is False
+    assert made.prepare["known_labels"] is None
+
+
+def test_an_untrained_checkpoint_cannot_go_without(untrained: Path) -> None:
+    with pytest.raises(InputError, match="Leave --no-finetune away"):
+        recipe.finetune_plan(checkpoints.inspect(untrained), False, {})
+
+
+def test_candidates_are_what_the_target_runs(untrained: Path, data: Path) -> None:
+    made = plan(untrained, data).recipe
+    profile = target.resolve("raspberry-pi-5")
+    asked = [f"{engine.name} {precision}" for engine in profile.engines for precision in engine.precisions]
+    assert [c.name for c in made.candidates] + [s.what for s in made.skipped] == asked
+    assert {c.method for c in made.candidates if c.precision == "fp32"} == {None}
+    assert {c.method for c in made.candidates if c.precision == "int8"} == {"dynamic-int8"}
+    assert all(c.reason for c in made.candidates)
+
+
+def test_precisions_that_cannot_be_made_are_skipped_with_the_reason() -> None:
+    profile = target.resolve("raspberry-pi-5")
+    engine = profile.engines[0].model_copy(update={"precisions": ["fp32", "bf16"]})
+    chosen, skipped = recipe.candidates(profile.model_copy(update={"engines": [engine]}))
+    assert [c.name for c in chosen] == [f"{engine.name} fp32"]
+    assert [s.what for s in skipped] == [f"{engine.name} bf16"]
+    assert "cannot make bf16 artifacts" in skipped[0].reason
+    only_bf16 = engine.model_copy(update={"precisions": ["bf16"]})
+    with pytest.raises(InputError, match="Nothing can be made for target 'raspberry-pi-5'"):
+        recipe.candidates(profile.model_copy(update={"engines": [only_bf16]}))
+
+
+def test_a_plan_writes_nothing(untrained: Path, data: Path, tmp_path: Path) -> None:
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    plan(untrained, data)
+    assert {path for path in tmp_path.rglob("*") if path.parent.name != "cache" and path.name != "cache"} == before
+
+
+def test_dry_run_prints_the_recipe_that_can_be_read_back(
+    untrained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert", str(untrained), "--data", str(data), "--target", "pi5", "--max-latency", "20ms",
+                  "--max-size", "500kB", "--min-score", "0.8", "--cache-dir", str(tmp_path / "cache"),
+                  "-o", str(tmp_path / "out"), "--dry-run"])  # fmt: skip
+    assert ended.value.code == 0
+    (tmp_path / "recipe.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    read = recipe.load(tmp_path / "recipe.yaml")
+    assert read == plan(
+        untrained, data, max_latency_ms=20.0, max_size_mb=0.5, min_score="0.8",
+    ).recipe  # fmt: skip
+    assert read.target == "raspberry-pi-5"  # the alias is resolved
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("seeds: 3", r"seeds: Extra inputs are not permitted"),
+        ("threads: many", r"threads: .*integer"),
+        ("budgets: {min_score: 5}", r"budgets\.min_score: "),
+        ("a: [", "not a YAML file"),
+    ],
+)
+def test_a_damaged_recipe_names_the_file_and_the_key(
+    untrained: Path, data: Path, tmp_path: Path, change: str, words: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    key = change.partition(":")[0]
+    lines = plan(untrained, data).recipe.to_yaml()
+    head = "".join(line for line in lines.splitlines(keepends=True) if not line.startswith(f"{key}:"))
+    if key == "budgets":
+        head = head[: head.index("  min_score")]
+    path.write_text(head + change + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"recipe\.yaml.*{words}"):
+        recipe.load(path)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Cannot read recipe"):
+        recipe.load(tmp_path / "none.yaml")
