@@ -32,12 +32,15 @@ from toolkit.runtime import manifest as manifests
 from toolkit.storage import sha256_file
 from toolkit.target import Target
 
+DEFAULT_TASK = "text-classification"
+
 
 @dataclass(frozen=True)
 class Options:
     """Everything a user can say about a conversion."""
 
-    model: str
+    model: str = ""
+    recipe: str | None = None
     target: str = targets.HOST
     data: str | None = None
     task: str | None = None
@@ -110,16 +113,21 @@ def _check_output(path: Path, overwrite: bool) -> None:
 def plan(options: Options) -> Plan:
     """Look at model, target and options, and say what will be done. Runs no stage.
 
-    Raises InputError for anything that can be seen to be wrong beforehand.
+    With `options.recipe`, everything but output, cache and flags comes from that recipe, and the model and the data
+    must be the ones that it was made for. Raises InputError for anything that can be seen to be wrong beforehand.
     """
-    if options.model == demo.NAME and not Path(demo.NAME).exists():
+    given = recipe.load(Path(options.recipe)) if options.recipe else None
+    if given is not None:
+        options = replace(options, model=given.model, data=given.prepare["data"], task=given.task, target=given.target)
+    elif options.model == demo.NAME and not Path(demo.NAME).exists():
         options = _with_demo(options)
+    if not options.model:
+        raise InputError("Name a model: a Hugging Face folder or `demo`; or a recipe with --recipe.")
     if options.data is None:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
     tables.check_readable(Path(options.data))
     target = targets.resolve(options.target)
-    task = options.task or "text-classification"
-    tasks.get(task)
+    tasks.get(options.task or DEFAULT_TASK)
     score.parse(options.min_score)
     output = Path(options.output or f"{Path(options.model).resolve().name}-{target.name}")
     _check_output(output, options.overwrite)
@@ -128,54 +136,59 @@ def plan(options: Options) -> Plan:
     if options.allow_pickle:
         folder = checkpoints.from_pickle(folder, cache.folder)
     checkpoint = checkpoints.inspect(folder)
-    finetune = recipe.finetune_plan(
-        checkpoint,
-        options.finetune,
-        {
-            "epochs": options.epochs,
-            "learning_rate": options.learning_rate,
-            "batch_size": options.batch_size,
-            "bf16": "avx512_bf16" in local.isa() or "amx_bf16" in local.isa(),
-            "tensorboard": options.tensorboard,
-        },
-    )
+    made = given or _recipe(options, checkpoint, target)
+    if given is not None:
+        _check_same(given, checkpoint, Path(options.recipe or ""))
+    return Plan(options, made, checkpoint, target, cache, output)
+
+
+def _check_same(given: Recipe, checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse to rerun a recipe on another model or other data than it was made for."""
+    if checkpoint.sha256 != given.model_sha256:
+        raise InputError(f"{path}: the model {given.model} is not the one that the recipe was made for.")
+    if sha256_file(Path(given.prepare["data"])) != given.data_sha256:
+        raise InputError(f"{path}: the data {given.prepare['data']} is not what the recipe was made for.")
+
+
+def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
+    """The recipe that options, checkpoint and target lead to."""
+    hyperparameters = {
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "batch_size": options.batch_size,
+        "bf16": "avx512_bf16" in local.isa() or "amx_bf16" in local.isa(),
+        "tensorboard": options.tensorboard,
+    }
+    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
     chosen, skipped = recipe.candidates(target)
-    return Plan(
-        options,
-        Recipe(
-            toolkit_version=toolkit.__version__,
-            model=options.model,
-            model_sha256=checkpoint.sha256,
-            task=task,
-            target=target.name,
-            threads=target.threads,
-            seed=options.seed,
-            prepare={
-                "data": str(options.data),
-                "where": [list(pair) for pair in options.where],
-                "text_column": options.text_column,
-                "label_column": options.label_column,
-                "label_names": list(options.labels) if options.labels and not trained_labels else None,
-                "drop_missing": options.drop_missing,
-                "evaluate_only": finetune.parameters is None,
-                "known_labels": trained_labels,
-                "max_length": options.max_length,
-                "model_limit": checkpoint.model_limit,
-            },
-            finetune=finetune,
-            candidates=chosen,
-            skipped=skipped,
-            budgets=recipe.Budgets(
-                min_score=options.min_score,
-                max_latency_ms=options.max_latency_ms,
-                max_size_mb=options.max_size_mb,
-            ),
+    return Recipe(
+        toolkit_version=toolkit.__version__,
+        model=options.model,
+        model_sha256=checkpoint.sha256,
+        data_sha256=sha256_file(Path(str(options.data))),
+        task=options.task or DEFAULT_TASK,
+        target=options.target if options.target.endswith((".yaml", ".yml")) else target.name,
+        threads=target.threads,
+        seed=options.seed,
+        prepare={
+            "data": str(options.data),
+            "where": [list(pair) for pair in options.where],
+            "text_column": options.text_column,
+            "label_column": options.label_column,
+            "label_names": list(options.labels) if options.labels and not trained_labels else None,
+            "drop_missing": options.drop_missing,
+            "evaluate_only": finetune.parameters is None,
+            "known_labels": trained_labels,
+            "max_length": options.max_length,
+            "model_limit": checkpoint.model_limit,
+        },
+        finetune=finetune,
+        candidates=chosen,
+        skipped=skipped,
+        budgets=recipe.Budgets(
+            min_score=options.min_score, max_latency_ms=options.max_latency_ms, max_size_mb=options.max_size_mb
         ),
-        checkpoint,
-        target,
-        cache,
-        output,
     )
 
 
@@ -189,7 +202,7 @@ def prepare(runner: Runner, made: Plan) -> Finished:
         title="prepare data",
         reason="deduplicate, split, and measure the lengths",
         inputs={
-            "data": sha256_file(Path(parameters["data"])),
+            "data": made.recipe.data_sha256,
             "tokenizer": sha256_file(made.checkpoint.folder / "tokenizer.json"),
         },
         key_parameters={**parameters, "data": None},

@@ -76,6 +76,7 @@ class Recipe(_Strict):
     toolkit_version: str
     model: str
     model_sha256: str
+    data_sha256: str
     task: str
     target: str
     threads: int

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="convert")
-@click.argument("model")
+@click.argument("model", default="")
 @click.option(
     "--target",
     default="host",
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--max-size", type=options.MEGABYTES, help="Size budget of the artifact, such as 25MB.")
 @click.option("--finetune/--no-finetune", default=None, help="Whether to train.  [default: if the model is untrained]")
 @options.training_options
+@click.option("--recipe", metavar="FILE", help="Rerun a bundle's recipe.yaml instead of naming model, data and target.")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and the reason for each step, and stop.")
 @options.run_options
 def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: float | None, **given: Any) -> None:
@@ -47,6 +48,7 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
       toolkit convert demo --target host
       toolkit convert ./my-model --data reviews.csv --target raspberry-pi-5 -o out/
       toolkit convert ./my-model --data eval.jsonl --target jetson --max-latency 20ms --dry-run
+      toolkit convert --recipe out/recipe.yaml -o again/
     """
     from toolkit import conversion
     from toolkit.errors import RefusedError
