@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import toolkit
+from tests.conftest import TRAINING
 from toolkit.devices import local
 
 ENGINES = ("litert", "onnxruntime")
@@ -32,5 +33,5 @@ def engine_bundle(engine: str, encoder: Path, reviews: Path) -> Path:
         other = "aarch64" if local.architecture() == "x86_64" else "x86_64"
         profile.write_text(_TARGET.format(engine=engine, architecture=other), encoding="utf-8")
         output = str(folder / "bundle")
-        toolkit.convert(encoder, str(profile), data=str(reviews), output=output, epochs=2, min_score="97%")
+        toolkit.convert(encoder, str(profile), data=str(reviews), output=output, min_score="97%", **TRAINING)
     return folder / "bundle"

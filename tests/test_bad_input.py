@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import toolkit
-from tests.conftest import run_toolkit
+from tests.conftest import TRAINING, TRAINING_OPTIONS, run_toolkit
 from tests.small_inputs import ROWS, csv_text, json_lines, prepare, tiny_checkpoint
 from toolkit import checkpoint as checkpoints
 from toolkit import cli
@@ -282,7 +282,7 @@ def test_a_line_of_a_megabyte_just_works(model: Path, tmp_path: Path, suffix: st
         (["convert", "m", "--epochs", "0"], ["--epochs"]),
         (["convert", "m", "--where", "source"], ["--where", "COLUMN=VALUE"]),
         (["convert", "m", "--labels", "a,a"], ["--labels", "different names"]),
-        (["convert"], ["MODEL"]),
+        (["convert"], ["Name a model", "`demo`"]),
         (["conver", "m"], ["No such command 'conver'. Did you mean 'convert'?"]),
         (["xyz"], ["No such command 'xyz'."]),
         (["bench", "nowhere"], ["nowhere is not a folder"]),
@@ -381,7 +381,7 @@ def test_no_space_for_the_cache(model: Path, sentences: list[tuple[str, str]], t
     assert_nothing_half_written(tmp_path / "out")
 
 
-CACHED = ("--target", "host", "--epochs", "2", "--min-score", "97%")  # the options of the fixture `converted`
+CACHED = ("--target", "host", *TRAINING_OPTIONS, "--min-score", "97%")  # the options of the fixture `converted`
 
 
 @pytest.mark.usefixtures("converted")
@@ -413,7 +413,7 @@ def test_overwrite_replaces_a_bundle(encoder: Path, reviews: Path, bundle: Path,
     (output / "left from before").write_text("")
     (output / "tokenizer.json").write_text("damaged")
     toolkit.convert(
-        encoder, data=str(reviews), output=str(output), epochs=2, min_score="97%", overwrite=True,
+        encoder, data=str(reviews), output=str(output), min_score="97%", **TRAINING, overwrite=True,
     )  # fmt: skip
     manifests.verify_files(manifests.read(output))
     assert not (output / "left from before").exists()

@@ -38,8 +38,8 @@ def a_workshop(engines: list[str], **budgets: Any) -> Workshop:
         sources=[Source(covers=["cpu"], source="made up", confidence="recalled")],
     )
     recipe = Recipe(
-        toolkit_version="0", model="m", model_sha256="0", task="text-classification", target="board", threads=1,
-        seed=0, prepare={}, finetune=FinetunePlan(parameters=None, reason="none"),
+        toolkit_version="0", model="m", model_sha256="0", data_sha256="0", task="text-classification", target="board",
+        threads=1, seed=0, prepare={}, finetune=FinetunePlan(parameters=None, reason="none"),
         candidates=[CandidatePlan(engine="litert", precision="fp32", method=None, reason="")],
         budgets=Budgets(**budgets),
     )  # fmt: skip

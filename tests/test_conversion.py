@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import toolkit
-from tests.conftest import run_toolkit
+from tests.conftest import TRAINING, TRAINING_OPTIONS, run_toolkit
 
 
 def test_conversion_is_accepted_and_scored_on_the_artifact(converted: Any, bundle: Path) -> None:
     summary = converted.summary
     assert summary["accepted"]
+    assert summary["score"]["before"] > 0.6  # it has learned something, so its labels mean something
     assert summary["score"]["after"] >= 0.97 * summary["score"]["before"]
     assert summary["score"]["examples"] == summary["data"]["splits"]["eval"]
     assert {c["name"] for c in summary["candidates"]} == {
@@ -33,7 +34,7 @@ def test_second_run_takes_everything_from_the_cache(
     encoder: Path, reviews: Path, converted: Any, tmp_path: Path
 ) -> None:
     again = toolkit.convert(
-        encoder, target="host", data=str(reviews), output=str(tmp_path / "again"), epochs=2, min_score="97%"
+        encoder, target="host", data=str(reviews), output=str(tmp_path / "again"), min_score="97%", **TRAINING
     )
     receipts = [json.loads(path.read_text()) for path in sorted((again.path / "receipts").glob("*.json"))]
     assert all(receipt["cached"] for receipt in receipts)
@@ -45,7 +46,7 @@ def test_second_target_reuses_the_finetuning_and_prints_estimates(
 ) -> None:
     output = tmp_path / "pi"
     done = run_toolkit(
-        "convert", encoder, "--data", reviews, "--target", "raspberry-pi-5", "--epochs", "2", "--min-score", "97%",
+        "convert", encoder, "--data", reviews, "--target", "raspberry-pi-5", *TRAINING_OPTIONS, "--min-score", "97%",
         "-o", output,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

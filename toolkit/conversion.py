@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from toolkit.gates import score
 from toolkit.recipe import Recipe
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.runtime import manifest as manifests
-from toolkit.storage import sha256_file
+from toolkit.storage import check_output, sha256_file
 from toolkit.target import Target
 
 DEFAULT_TASK = "text-classification"
@@ -92,27 +91,10 @@ def _with_demo(options: Options) -> Options:
     )
 
 
-def _check_output(path: Path, overwrite: bool) -> None:
-    """Refuse an output that cannot be written before anything is computed."""
-    try:
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists already; remove it, choose another -o, or add --overwrite.")
-        if path.exists() and not (path / "manifest.json").exists():
-            raise InputError(f"{path} exists and is not a bundle; --overwrite replaces bundles only.")
-        folder = path.absolute().parent
-        while not folder.exists():
-            folder = folder.parent
-        # Permission bits do not tell of every file system: make what writing the bundle makes first.
-        Path(tempfile.mkdtemp(dir=folder, prefix=f".{path.name}.partial-")).rmdir()
-    except OSError as error:
-        raise InputError(
-            f"Cannot write to {path}: {error.strerror}. Choose an output that you can write to."
-        ) from error
-
-
-def plan(options: Options) -> Plan:
+def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     """Look at model, target and options, and say what will be done. Runs no stage.
 
+    `marker` is the file by which an output of the same kind is known; `overwrite` replaces nothing else.
     With `options.recipe`, everything but output, cache and flags comes from that recipe, and the model and the data
     must be the ones that it was made for. Raises InputError for anything that can be seen to be wrong beforehand.
     """
@@ -130,7 +112,7 @@ def plan(options: Options) -> Plan:
     tasks.get(options.task or DEFAULT_TASK)
     score.parse(options.min_score)
     output = Path(options.output or f"{Path(options.model).resolve().name}-{target.name}")
-    _check_output(output, options.overwrite)
+    check_output(output, options.overwrite, marker)
     cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
     folder = hub.fetch(options.model, cache.folder) if hub.is_id(options.model) else Path(options.model)
     if options.allow_pickle:

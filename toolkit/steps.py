@@ -23,20 +23,16 @@ from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.recipe import METHODS
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import explained, publish_folder, sha256_folder, write_json
+from toolkit.storage import check_output, explained, publish_folder, sha256_folder, write_json
+
+RECEIPT = "receipt.json"
 
 
 def _publish(finished: Finished, output: Path, overwrite: bool) -> dict[str, Any]:
     with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
         shutil.copytree(finished.output, aside, dirs_exist_ok=True)
-        write_json(aside / "receipt.json", finished.receipt)
+        write_json(aside / RECEIPT, finished.receipt)
     return {"output": str(output), **finished.report}
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.exists() and not (overwrite and (output / "receipt.json").exists()):
-        hint = "--overwrite replaces only what this command wrote" if overwrite else "or add --overwrite"
-        raise InputError(f"{output} exists already; remove it, choose another -o ({hint}).")
 
 
 def is_first_process() -> bool:
@@ -56,8 +52,7 @@ def finetune(
     share in place, and the first one writes.
     """
     overwrite = bool(options.get("overwrite"))
-    _check_output(Path(output), overwrite)
-    made = conversion.plan(conversion.Options(**{**options, "finetune": True, "output": output, "overwrite": False}))
+    made = conversion.plan(conversion.Options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _finetune_here(Path(output), made, conversion.prepare(runner, made), overwrite, runner.reporter)
@@ -80,7 +75,7 @@ def _finetune_here(
         context = replace(context, progress=functools.partial(reporter.progress, "finetune"))
         with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
             report = module.run(made.checkpoint.folder, aside, parameters, context)
-            write_json(aside / "receipt.json", {"stage": "finetune", "report": report})
+            write_json(aside / RECEIPT, {"stage": "finetune", "report": report})
         return {"output": str(output), **report}
     # The other ranks' best epoch is rank 0's: nothing is written here.
     return {"output": str(output), **module.run(made.checkpoint.folder, output, parameters, context)}
@@ -99,7 +94,7 @@ def export(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint to the format of `engine`. Writes an artifact folder."""
-    _check_output(Path(output), overwrite)
+    check_output(Path(output), overwrite, RECEIPT)
     if engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
     checkpoint = checkpoints.inspect(Path(model))
@@ -131,7 +126,7 @@ def quantize(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Quantize an artifact folder that `export` wrote. Writes another one."""
-    _check_output(Path(output), overwrite)
+    check_output(Path(output), overwrite, RECEIPT)
     folder = Path(artifact)
     if not (folder / "artifact.json").is_file():
         raise InputError(f"{artifact} is not an artifact folder; make one with `toolkit export`.")

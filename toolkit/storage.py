@@ -123,7 +123,12 @@ def publish_folder(destination: Path, *, replace: bool = False) -> Iterator[Path
         if replace and destination.exists():
             old = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.old-"))
             destination.rename(old / "folder")
-            aside.rename(destination)
+            try:
+                aside.rename(destination)
+            except BaseException:
+                (old / "folder").rename(destination)
+                old.rmdir()
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             aside.rename(destination)
@@ -131,3 +136,26 @@ def publish_folder(destination: Path, *, replace: bool = False) -> Iterator[Path
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def check_output(path: Path, overwrite: bool, marker: str) -> None:
+    """Refuse an output folder that cannot be written, before anything is computed.
+
+    An existing one is replaced only with `overwrite`, and only if it holds the file `marker`, by which this toolkit
+    knows its own outputs. Raises InputError.
+    """
+    try:
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists already; remove it, choose another -o, or add --overwrite.")
+        if path.exists() and not (path / marker).exists():
+            kind = "bundle" if marker == "manifest.json" else "folder that this command wrote"
+            raise InputError(f"{path} exists and is not a {kind}; --overwrite replaces nothing else.")
+        folder = path.absolute().parent
+        while not folder.exists():
+            folder = folder.parent
+        # Permission bits do not tell of every file system: make what writing the output makes first.
+        Path(tempfile.mkdtemp(dir=folder, prefix=f".{path.name}.partial-")).rmdir()
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {path}: {error.strerror}. Choose an output that you can write to."
+        ) from error

@@ -114,8 +114,12 @@ def read(folder: Path) -> Manifest:
     for name, entry in data["files"].items():
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
             raise InputError(f"{path}: the entry of '{name}' in 'files' has no sha256.")
-    for name in [*data["files"], data["artifact"].get("path"), data["preprocessing"].get("path")]:
+    used = [data["artifact"].get("path"), data["preprocessing"].get("path")]
+    for name in [*data["files"], *used]:
         inside(folder, name)
+    for name in used:  # a file that no hash covers could be exchanged
+        if name not in data["files"]:
+            raise InputError(f"{path}: '{name}' is not among the bundle's files.")
     return Manifest(folder, data)
 
 

@@ -133,6 +133,19 @@ def _load_state(folder: Path, model: Any, optimizer: Any, names: list[str]) -> d
     return progress
 
 
+def _check_loaded(source: Path, model: Any, loading: dict[str, Any]) -> None:
+    """Refuse weights that were silently made anew: only the new task's head may be."""
+    body = f"{model.base_model_prefix}."
+    names = [*loading["missing_keys"], *(str(key[0]) for key in loading["mismatched_keys"])]
+    # Poolers come from pre-training objectives that many checkpoints dropped.
+    lost = sorted(name for name in names if name.startswith(body) and ".pooler." not in name)
+    if lost:
+        raise InputError(
+            f"{source}: {len(lost)} of the model's weights are missing or have another shape than its config.json "
+            f"says, for example {lost[0]}."
+        )
+
+
 class _Trainer:
     """What one fine-tuning run holds: model, data, optimizer, accelerator."""
 
@@ -151,7 +164,7 @@ class _Trainer:
         self.names: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
         torch.manual_seed(context.seed)  # a new head starts from it
         try:
-            model = getattr(transformers, self.task.MODEL_CLASS).from_pretrained(
+            model, loading = getattr(transformers, self.task.MODEL_CLASS).from_pretrained(
                 source,
                 num_labels=len(self.names),
                 id2label=dict(enumerate(self.names)),
@@ -160,10 +173,12 @@ class _Trainer:
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
             raise InputError(f"{source} cannot be loaded for fine-tuning: {first}") from error
+        _check_loaded(source, model, loading)
         # The loop below draws every epoch's batches from its seed and hands each process its share; Accelerate
         # places the model, wraps it for several devices and reduces gradients and scores.
         self.accelerator = Accelerator(mixed_precision="bf16" if parameters.bf16 else "no")

@@ -1,0 +1,143 @@
+"""`kill -9` at any moment of a conversion, again and again: nothing half-written is ever seen, what was finished is not
+done twice, and the bundle at the end is byte for byte that of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import toolkit
+from tests.conftest import write_csv
+from toolkit import bundle as bundles
+from toolkit.storage import sha256_folder
+
+KILLS = 10
+SEED = 20
+LIMIT = 300  # seconds for anything that must end
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str, str]]) -> Path:
+    return write_csv(tmp_path_factory.mktemp("kill") / "some.csv", sentences[:400])
+
+
+def start(encoder: Path, data: Path, cache: Path, output: Path) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-m", "toolkit", "convert", encoder, "--data", data, "--epochs", "2", "--min-score", "80%",
+        "--learning-rate", "5e-4", "--batch-size", "16", "--cache-dir", cache, "-o", output,
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(toolkit.__file__).parent.parent)}
+    with (output.parent / "log.txt").open("ab") as log:
+        return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
+
+
+def finish(process: subprocess.Popen[bytes], output: Path) -> None:
+    assert process.wait(LIMIT) == 0, (output.parent / "log.txt").read_text()[-2000:]
+
+
+def processes_of(cache: Path) -> list[int]:
+    """Processes whose command line names the cache: the conversion and its stages."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(cache).encode() in command:
+            found.append(int(folder.name))
+    return found
+
+
+def finished_stages(cache: Path) -> dict[str, int]:
+    """Key → time at which its receipt was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (cache / "stages").glob("*/receipt.json")}
+
+
+def check_stages_are_whole(cache: Path) -> None:
+    for entry in (cache / "stages").iterdir():
+        receipt = json.loads((entry / "receipt.json").read_text())
+        assert receipt["key"] == entry.name
+        assert sha256_folder(entry / "output") == receipt["output_sha256"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(encoder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The bundle of a run that nobody kills, and its seconds."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    began = time.monotonic()
+    finish(start(encoder, data, folder / "cache", folder / "bundle"), folder / "bundle")
+    return folder / "bundle", time.monotonic() - began
+
+
+def content(bundle: Path) -> tuple[str, str, dict[str, bytes]]:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert bundles.verify(bundle)["failures"] == []
+    files = {name: (bundle / name).read_bytes() for name in (manifest["artifact"]["path"], "golden/examples.json")}
+    return manifest["metrics"]["chosen"], manifest["content_hash"], files
+
+
+def test_ten_kills_cost_nothing_but_time(
+    encoder: Path, data: Path, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    expected, seconds = undisturbed
+    cache, output = tmp_path / "cache", tmp_path / "bundle"
+    draw = random.Random(SEED)
+    done: dict[str, int] = {}
+    # Each run is killed after a share of the undisturbed run's time: early and late, and further on every time.
+    for _ in range(KILLS):
+        process = start(encoder, data, cache, output)
+        delay = draw.uniform(0.05, 0.25) * seconds
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        else:
+            pytest.fail("the conversion ended before it was killed; draw shorter delays")
+        until = time.monotonic() + 5
+        while processes_of(cache) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert processes_of(cache) == []
+        assert not output.exists()
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+        if not cache.exists():
+            continue
+        check_stages_are_whole(cache)
+        now = finished_stages(cache)
+        assert {key: now.get(key) for key in done} == done  # kept, and not made again
+        done = now
+    assert done
+    finish(start(encoder, data, cache, output), output)
+    now = finished_stages(cache)
+    assert {key: now[key] for key in done} == done
+    check_stages_are_whole(cache)
+    assert list((cache / "work").iterdir()) == []
+    assert list((cache / "resume").iterdir()) == []
+    assert content(output) == content(expected)
+
+
+def test_two_conversions_share_a_cache(
+    encoder: Path, data: Path, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    running = [start(encoder, data, cache, folder / "bundle") for folder in folders]
+    for process, folder in zip(running, folders, strict=True):
+        finish(process, folder / "bundle")
+    check_stages_are_whole(cache)
+    made: dict[str, list[bool]] = {}
+    for folder in folders:
+        for path in (folder / "bundle" / "receipts").glob("*.json"):
+            receipt = json.loads(path.read_text())
+            made.setdefault(receipt["key"], []).append(receipt["cached"])
+    assert all(sorted(cached) == [False, True] for cached in made.values()), made  # each stage was run by one of them
+    assert content(folders[0] / "bundle") == content(folders[1] / "bundle") == content(undisturbed[0])
