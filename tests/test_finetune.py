@@ -3,6 +3,7 @@ same bytes, and that neither a kill nor Ctrl-C costs more than the epoch at hand
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -303,12 +304,23 @@ def start(*arguments: Any) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str], text: str = "") -> None:
+    """Wait until a file that matches `pattern` holds `text`."""
     until = time.monotonic() + 120
-    while not any(folder.glob(pattern)):
+    while True:
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if text in path.read_text():
+                    return
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def command_lines() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_text()
 
 
 class Texts(Silent):
@@ -354,8 +366,11 @@ def test_ctrl_c_while_the_stage_starts_is_kept_for_it_and_the_second_ends_all(
     cache = tmp_path / "cache"
     command = ("finetune", encoder, "--data", csv_file, "--cache-dir", cache, "-o")
     process = start(*command, tmp_path / "a")
-    wait_for(cache, "stages/*/receipt.json", process)
-    wait_for(cache, "work/*/log.txt", process)
+    wait_for(cache, "work/*/request.json", process, '"stage": "finetune"')
+    request = next(cache.glob("work/*/request.json"))
+    while not any(str(request) in command for command in command_lines()):
+        time.sleep(0.005)
+    time.sleep(0.02)  # its interpreter is starting
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -364,10 +379,10 @@ def test_ctrl_c_while_the_stage_starts_is_kept_for_it_and_the_second_ends_all(
     assert report["history"][0]["steps"] == 1
 
     process = start(*command, tmp_path / "b")
-    wait_for(cache, "work/*/log.txt", process)
+    wait_for(cache, "work/*/request.json", process, '"stage": "finetune"')
     for _ in range(2):
+        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert not (tmp_path / "b").exists()
@@ -397,7 +412,7 @@ main()
 
 def test_two_processes_train_one_checkpoint(encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path) -> None:
     (tmp_path / "spied_toolkit.py").write_text(SPY)
-    data = write_csv(tmp_path / "some.csv", sentences[:212])
+    data = write_csv(tmp_path / "some.csv", sentences[:207])
     # What `accelerate launch` runs for several devices; for several processes on a CPU it would want MPI.
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",

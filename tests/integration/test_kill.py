@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import pytest
 import toolkit
 from tests.conftest import write_csv
 from toolkit import bundle as bundles
+from toolkit.cache import Cache
+from toolkit.child import Child
 from toolkit.storage import sha256_folder
 
 KILLS = 10
@@ -90,17 +93,22 @@ def test_ten_kills_cost_nothing_but_time(
     cache, output = tmp_path / "cache", tmp_path / "bundle"
     draw = random.Random(SEED)
     done: dict[str, int] = {}
-    # Each run is killed after a share of the undisturbed run's time: early and late, and further on every time.
-    for _ in range(KILLS):
+    # Each run gets a random share of the undisturbed run's time and goes on where the one before was killed.
+    kills = 0
+    while kills < KILLS:
         process = start(encoder, data, cache, output)
-        delay = draw.uniform(0.05, 0.25) * seconds
         try:
-            process.wait(delay)
+            process.wait(draw.uniform(0.05, 0.4) * seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        else:
-            pytest.fail("the conversion ended before it was killed; draw shorter delays")
+            kills += 1
+        else:  # through before all kills were made: the rest are made on the way of another one
+            finish(process, output)
+            assert content(output) == content(expected)
+            shutil.rmtree(output)
+            cache, done = tmp_path / f"cache-{kills}", {}
+            continue
         until = time.monotonic() + 5
         while processes_of(cache) and time.monotonic() < until:
             time.sleep(0.05)
@@ -141,3 +149,32 @@ def test_two_conversions_share_a_cache(
             made.setdefault(receipt["key"], []).append(receipt["cached"])
     assert all(sorted(cached) == [False, True] for cached in made.values()), made  # each stage was run by one of them
     assert content(folders[0] / "bundle") == content(folders[1] / "bundle") == content(undisturbed[0])
+
+
+def test_a_conversion_that_waits_for_another_can_be_ended(tmp_path: Path) -> None:
+    with Cache(tmp_path).lock("key"), pytest.raises(KeyboardInterrupt), Cache(tmp_path).lock("key", lambda: True):
+        pytest.fail("both hold the lock")
+
+
+def test_a_kill_while_an_entry_is_removed_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    with cache.work("key") as work:
+        (work / "entry" / "receipt.json").write_text("{}")
+        cache.publish("key", work)
+    assert cache.receipt("key") == {}
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as far as a killed run gets
+    cache.forget("key")
+    assert cache.receipt("key") is None
+
+
+def test_ctrl_c_in_a_program_that_calls_the_toolkit_ends_the_stage(
+    encoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(child: Child, seconds: float) -> bool:
+        assert processes_of(tmp_path) != []
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Child, "poll", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        toolkit.convert(encoder, data=str(data), output=str(tmp_path / "bundle"), cache_dir=str(tmp_path / "cache"))
+    assert processes_of(tmp_path) == []

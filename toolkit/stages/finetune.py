@@ -11,12 +11,10 @@ ends training after the batch at hand and keeps the best epoch so far.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +67,6 @@ class _Interrupt:
         signal.signal(signal.SIGINT, self._previous)
 
 
-def _return_freed_memory() -> None:
-    """Make glibc map large blocks one by one: batches of many shapes leave its heap full of holes otherwise, which
-    grows the process by half."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            trim_threshold, mmap_threshold = -1, -3
-            mallopt(mmap_threshold, 1 << 20)
-            mallopt(trim_threshold, 8 << 20)
-
-
 def grouped_batches(lengths: list[int], size: int, generator: np.random.Generator) -> list[list[int]]:
     """Indices in batches of similar length, in random order: shuffle, sort within windows, shuffle the batches."""
     order = generator.permutation(len(lengths))
@@ -105,7 +92,7 @@ def _save_state(folder: Path, model: Any, optimizer: Any, names: list[str], prog
 
     state = optimizer.state_dict()["state"]
     moments = {
-        f"{key}/{names[index]}": value.detach().clone().contiguous()
+        f"{key}/{names[index]}": value.detach().contiguous()
         for index, entry in state.items()
         for key, value in entry.items()
     }
@@ -297,7 +284,6 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
 
 def _run(source: Path, output: Path, parameters: Parameters, context: Context, stop: _Interrupt) -> dict[str, Any]:
     context.progress(0, 1, "loading torch and the checkpoint")
-    _return_freed_memory()
     trainer = _Trainer(source, parameters, context)
     writer = _writer(parameters) if trainer.accelerator.is_main_process else None
     raw = trainer.accelerator.unwrap_model(trainer.model)
