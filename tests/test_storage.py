@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,15 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         pytest.skip("no /dev/full on this system")
     with pytest.raises(InputError, match="No space left"), storage.explained("writing", tmp_path):
         Path("/dev/full").write_text("a")
+
+
+def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, living = tmp_path / f".out.partial-{gone.pid}-x", tmp_path / f".out.partial-{os.getpid()}-x"
+    dead.mkdir()
+    living.mkdir()
+    with storage.publish_folder(tmp_path / "out") as aside:
+        (aside / "file").write_text("whole")
+    assert not dead.exists()
+    assert living.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -107,6 +108,24 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise
 
 
+def _sweep(destination: Path) -> None:
+    """Remove what writers of `destination` that were killed left beside it."""
+    for left in destination.parent.glob(f".{glob.escape(destination.name)}.partial-*"):
+        owner = left.name.rpartition(".partial-")[2].partition("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, so it is there
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def publish_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `destination`; rename it into place when the block succeeds.
@@ -115,7 +134,8 @@ def publish_folder(destination: Path, *, replace: bool = False) -> Iterator[Path
     new folder is whole and on disk.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.partial-"))
+    _sweep(destination)
+    aside = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.partial-{os.getpid()}-"))
     try:
         yield aside
         aside.chmod(0o755)
