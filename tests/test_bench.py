@@ -150,7 +150,15 @@ def test_unwritable_output_is_one_line(made: Path, tmp_path: Path) -> None:
 def start_bench(folder: Path) -> subprocess.Popen[str]:
     environ = {**os.environ, "PYTHONPATH": str(Path(toolkit.__file__).parent.parent)}
     command = [sys.executable, "-m", "toolkit", "bench", str(folder), "--seconds", "100", "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    # A shell that runs the tests in the background hands down an ignored SIGINT; a user's terminal does not.
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def measuring_child(parent: int) -> int:

@@ -269,7 +269,7 @@ def test_existing_output_is_kept(exported: dict[str, Path], tuned: Path, tmp_pat
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("keep me")
-    for overwrite in (False, True):
-        with pytest.raises(InputError, match="exists already"):
+    for overwrite, reason in ((False, "exists already"), (True, "is not a folder that this command wrote")):
+        with pytest.raises(InputError, match=reason):
             steps.export(str(tuned), str(mine), engine="onnxruntime", lengths=LENGTHS, overwrite=overwrite)
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]

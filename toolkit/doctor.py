@@ -17,6 +17,10 @@ DISTRIBUTION = "edge-deployment-toolkit"
 _LEAST_FREE_GB = 5.0
 
 
+# Extras that only collect others; the built metadata repeats the others' packages under them.
+_COLLECTIONS = ("all", "test")
+
+
 def _requirements() -> list[Requirement]:
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
@@ -44,10 +48,12 @@ def _installed(name: str) -> str | None:
 def examine() -> dict[str, Any]:
     """Device, packages per extra, and advice. `broken` lists packages that are there in a version that does not fit."""
     packages, broken, missing = [], [], set()
-    for requirement in _requirements():
-        if requirement.name == DISTRIBUTION:
-            continue
+    seen: set[str] = set()
+    for requirement in sorted(_requirements(), key=lambda r: _extra(r) in _COLLECTIONS):
         extra, installed = _extra(requirement), _installed(requirement.name)
+        if requirement.name == DISTRIBUTION or (extra in _COLLECTIONS and requirement.name in seen):
+            continue
+        seen.add(requirement.name)
         fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
         packages.append(
             {
