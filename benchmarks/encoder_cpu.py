@@ -175,7 +175,7 @@ def main() -> None:
         results = {"real lengths": timed(real), f"{LONG} tokens": timed(long)}
 
     record: dict[str, Any] = {
-        "command": "python benchmarks/encoder_cpu.py",
+        "command": f"python benchmarks/encoder_cpu.py --rounds {arguments.rounds} --examples {arguments.examples}",
         "kind": "measured",
         "protocol": f"batch 1, {THREADS} thread, builds in turn per example in shuffled order, "
         f"median of {arguments.rounds} rounds per example, inputs tokenized beforehand",
