@@ -82,7 +82,6 @@ class Child:
         this process's environment."""
         self.log = folder / "log.txt"
         self._result = folder / "result.json"
-        self._name = module
         reading, writing = os.pipe()
         request = {**request, "parent": os.getpid(), "result": str(self._result), "progress": writing}
         write_json(folder / "request.json", request)

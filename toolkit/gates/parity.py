@@ -11,7 +11,6 @@ from toolkit.gates import Verdict
 
 NAME = "parity"
 TOLERANCE = 1e-3  # max abs logit difference
-LEAST_EXAMPLES = 200
 
 
 def check(reference: NDArray[Any], candidate: NDArray[Any], tolerance: float = TOLERANCE) -> Verdict:
