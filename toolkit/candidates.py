@@ -7,8 +7,7 @@ split runs through a candidate only while it can still win. Every candidate keep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from toolkit.runner import Finished, Runner
 from toolkit.target import Target
 
 PARITY_EXAMPLES = 256
-TIMED_EXAMPLES = 60
+TIMED_EXAMPLES = 40
 TIMED_ROUNDS = 3
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
@@ -117,78 +116,98 @@ class Workshop:
             inputs={"source": sha256},
             data=self.data,
             threads=1,
+            with_torch=engine == "torch",
         )
 
     def logits(self, evaluation: Finished) -> NDArray[np.float32]:
         """The logits that an evaluation wrote, float32[n, classes]."""
         return np.asarray(np.load(evaluation.output / "logits.npy", allow_pickle=False), dtype=np.float32)
 
-    def build(self, plan: CandidatePlan) -> tuple[Finished, dict[str, Any]]:
-        """Export and, where the plan says so, quantize: the finished artifact folder and its description."""
-        support = self.target.engine(plan.engine)
-        form = FORMAT_OF_ENGINE[plan.engine]
-        fused = plan.engine == "onnxruntime"
+    def export(self, engine: str) -> Finished:
+        """The float artifact for an engine."""
+        form = FORMAT_OF_ENGINE[engine]
         parameters: dict[str, Any] = {"format": form}
         if form == "litert":
             parameters["lengths"] = self.data_report["lengths"]
         else:
-            parameters |= {"ort_fusions": fused, "opset": support.onnx_opset_max}
-        kind = {"litert": "LiteRT", "onnx": "fused ONNX" if fused else "standard ONNX"}[form]
-        built = self.runner.run(
+            parameters |= {
+                "ort_fusions": engine == "onnxruntime",
+                "opset": self.target.engine(engine).onnx_opset_max,
+            }
+        return self.runner.run(
             "export",
             self.checkpoint,
             parameters,
-            title=f"export {kind}",
-            reason=f"{plan.engine} runs {kind} files",
+            title=f"export {file_kind(engine)}",
+            reason=f"{engine} runs {file_kind(engine)} files",
             inputs={"source": self.checkpoint_sha256},
+            with_torch=True,
         )
-        if plan.method is not None:
-            built = self.runner.run(
-                "quantize",
-                built.output,
-                {"method": plan.method},
-                title=f"quantize {kind} to {plan.precision}",
-                reason=f"{plan.method}: smaller, and faster where the target has {plan.precision} arithmetic",
-                inputs={"source": built.sha256},
-            )
-        artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
-        return built, artifact
+
+    def quantize(self, exported: Finished, plan: CandidatePlan) -> Finished:
+        """An exported artifact in the precision that a plan names."""
+        if plan.method is None:
+            return exported
+        return self.runner.run(
+            "quantize",
+            exported.output,
+            {"method": plan.method},
+            title=f"quantize {file_kind(plan.engine)} to {plan.precision}",
+            reason=f"{plan.method}: smaller, and faster where the target has {plan.precision} arithmetic",
+            inputs={"source": exported.sha256},
+        )
+
+
+def file_kind(engine: str) -> str:
+    """What people call the files that an engine runs."""
+    return {"litert": "LiteRT", "onnxruntime": "fused ONNX"}.get(engine, "standard ONNX")
 
 
 def make(workshop: Workshop) -> list[Candidate]:
-    """Build all candidates and run the cheap gates; formats are made side by side."""
+    """Build all candidates and run the cheap gates; what does not wait for anything else is done side by side."""
     candidates = [Candidate(plan) for plan in workshop.recipe.candidates]
-    groups: dict[tuple[str, bool], list[Candidate]] = {}
+    by_engine: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        engine = candidate.plan.engine
-        groups.setdefault((FORMAT_OF_ENGINE[engine], engine == "onnxruntime"), []).append(candidate)
+        by_engine.setdefault(candidate.plan.engine, []).append(candidate)
+    # The slowest export first, and the quantized candidate first, which has more to do: so the pool ends together.
+    order = sorted(by_engine, key=lambda engine: FORMAT_OF_ENGINE[engine] != "litert")
 
-    def make_reference() -> None:
-        workshop.reference = workshop.evaluate(
-            "torch", workshop.checkpoint, workshop.checkpoint_sha256, None, "the float checkpoint"
-        )
+    with ThreadPoolExecutor(workshop.workers) as pool:
+        jobs: list[Future[None]] = []
 
-    def make_group(group: list[Candidate]) -> None:
-        for candidate in sorted(group, key=lambda c: c.plan.method is not None):
+        def make_reference() -> None:
+            workshop.reference = workshop.evaluate(
+                "torch", workshop.checkpoint, workshop.checkpoint_sha256, None, "the float checkpoint"
+            )
+
+        def make_all(engine: str) -> None:
             try:
-                candidate.built, candidate.artifact = workshop.build(candidate.plan)
+                exported = workshop.export(engine)
+            except ToolkitError as error:
+                for candidate in by_engine[engine]:
+                    candidate.verdicts.append(Verdict("build", False, str(error)))
+                return
+            for candidate in sorted(by_engine[engine], key=lambda c: c.plan.method is None):
+                jobs.append(pool.submit(finish, candidate, exported))
+
+        def finish(candidate: Candidate, exported: Finished) -> None:
+            try:
+                built = workshop.quantize(exported, candidate.plan)
+                artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
+                candidate.built, candidate.artifact = built, artifact
                 first = PARITY_EXAMPLES if candidate.plan.method is None else None
-                built = candidate.built
                 candidate.answers = workshop.evaluate(
                     candidate.plan.engine, built.output, built.sha256, first, candidate.name
                 )
             except ToolkitError as error:
                 candidate.verdicts.append(Verdict("build", False, str(error)))
 
-    # The slowest export first, so that the pool ends together.
-    ordered = sorted(groups.items(), key=lambda item: item[0][0] != "litert")
-    jobs: list[Callable[[], None]] = [make_reference]
-    jobs[0:0] = [lambda group=group: make_group(group) for key, group in ordered if key[0] == "litert"]  # type: ignore[misc]
-    jobs += [lambda group=group: make_group(group) for key, group in ordered if key[0] != "litert"]  # type: ignore[misc]
-    with ThreadPoolExecutor(workshop.workers) as pool:
         try:
-            for future in [pool.submit(job) for job in jobs]:
-                future.result()
+            jobs.append(pool.submit(make_all, order[0]))
+            jobs.append(pool.submit(make_reference))
+            jobs += [pool.submit(make_all, engine) for engine in order[1:]]
+            for job in jobs:  # a job adds those that wait for it before it ends
+                job.result()
         except BaseException:
             workshop.runner.stop()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -266,6 +285,7 @@ def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
         },
         data=workshop.data,
         threads=workshop.recipe.threads,
+        with_torch=True,
         key_parameters={
             **shared,
             "threads": workshop.recipe.threads,

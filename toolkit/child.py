@@ -16,11 +16,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import silence
 from toolkit.errors import InputError, MissingDependencyError, RefusedError, ToolkitError
 from toolkit.storage import write_json
+
+if TYPE_CHECKING:
+    from toolkit.warm import Forked, Warm
 
 _BY_EXIT_CODE: dict[int, type[ToolkitError]] = {1: RefusedError, 2: InputError, 3: MissingDependencyError}
 
@@ -45,7 +48,8 @@ def peak_rss_bytes() -> int | None:
     return None
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """The environment of a child: this process's, silenced, and with this very toolkit on its import path."""
     environ = dict(os.environ)
     silence.apply(environ)
     package_parent = str(Path(__file__).resolve().parent.parent)
@@ -57,7 +61,7 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
+def blocked(number: signal.Signals) -> Iterator[None]:
     """Block a signal in this thread for the time of a block; processes started in it inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
@@ -77,25 +81,28 @@ class Child:
         *,
         on_progress: Callable[[int, int, str], None] | None = None,
         environ: Mapping[str, str] | None = None,
+        warm: Warm | None = None,
     ) -> None:
         """Start `python -m module` with `request`; its files (request, result, log) go to `folder`. `environ` adds to
-        this process's environment."""
+        this process's environment. `warm` is the process to fork the child from, if it still can."""
         self.log = folder / "log.txt"
         self._result = folder / "result.json"
         reading, writing = os.pipe()
         request = {**request, "parent": os.getpid(), "result": str(self._result), "progress": writing}
-        write_json(folder / "request.json", request)
+        request_file = folder / "request.json"
+        write_json(request_file, request)
         # -P keeps the user's working folder off the import path: a file there named like a library is not it.
-        command = [sys.executable, "-P", "-m", module, str(folder / "request.json")]
+        command = [sys.executable, "-P", "-m", module, str(request_file)]
         # SIGINT stays pending in the child until a stage that knows what to do with it lets it through.
-        with self.log.open("wb") as log, _blocked(signal.SIGINT):
-            self._process = subprocess.Popen(
+        with self.log.open("wb") as log, blocked(signal.SIGINT):
+            forked = warm.fork(module, request_file, log, writing) if warm else None
+            self._process: subprocess.Popen[bytes] | Forked = forked or subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
-                env={**_environment(), **(environ or {})},
+                env={**environment(), **(environ or {})},
                 start_new_session=True,  # Ctrl-C reaches the parent only, which decides
             )
         os.close(writing)

@@ -205,6 +205,7 @@ def finetune(runner: Runner, made: Plan, data: Finished) -> Finished:
         threads=local.cores(),
         key_parameters={**parameters, "max_length": data.report["max_length"], "tensorboard": None},
         resumable=True,
+        with_torch=True,
     )
 
 
@@ -215,25 +216,26 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
     """
     started = time.monotonic()
     runner = runner or Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
-    data = prepare(runner, made)
-    folder, sha256 = made.checkpoint.folder, made.checkpoint.sha256
-    if made.recipe.finetune.parameters is not None:
-        tuned = finetune(runner, made, data)
-        folder, sha256 = tuned.output, tuned.sha256
-    workshop = Workshop(
-        runner=runner,
-        recipe=made.recipe,
-        target=made.target,
-        checkpoint=folder,
-        checkpoint_sha256=sha256,
-        data=data,
-        measurable=local.stands_for(made.target),
-        workers=min(2, local.cores()),
-    )
-    candidates = candidate_steps.make(workshop)
-    timing = candidate_steps.time_them(workshop, candidates)
-    candidate_steps.judge_speed(workshop, candidates)
-    winner, accepted = candidate_steps.choose(workshop, candidates)
+    with runner.warmed():
+        data = prepare(runner, made)
+        folder, sha256 = made.checkpoint.folder, made.checkpoint.sha256
+        if made.recipe.finetune.parameters is not None:
+            tuned = finetune(runner, made, data)
+            folder, sha256 = tuned.output, tuned.sha256
+        workshop = Workshop(
+            runner=runner,
+            recipe=made.recipe,
+            target=made.target,
+            checkpoint=folder,
+            checkpoint_sha256=sha256,
+            data=data,
+            measurable=local.stands_for(made.target),
+            workers=min(2, local.cores()),
+        )
+        candidates = candidate_steps.make(workshop)
+        timing = candidate_steps.time_them(workshop, candidates)
+        candidate_steps.judge_speed(workshop, candidates)
+        winner, accepted = candidate_steps.choose(workshop, candidates)
     summary = report.summarize(
         workshop, candidates, winner, accepted, timing,
         size_before=checkpoints.inspect(folder).size_bytes, seconds=time.monotonic() - started,

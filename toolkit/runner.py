@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from toolkit.cache import Cache
 from toolkit.child import Child
 from toolkit.errors import ToolkitError
 from toolkit.storage import explained, sha256_folder, sha256_json, write_json
+from toolkit.warm import Warm
 
 
 class Reporter(Protocol):
@@ -79,6 +81,7 @@ class Runner:
     reporter: Reporter = field(default_factory=Silent)
     force: bool = False
     receipts: list[dict[str, Any]] = field(default_factory=list)
+    _warm: Warm | None = None
     _running: dict[str, Child] = field(default_factory=dict)  # by title
     _stopping: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -96,11 +99,13 @@ class Runner:
         threads: int = 1,
         key_parameters: Mapping[str, Any] | None = None,
         resumable: bool = False,
+        with_torch: bool = False,
     ) -> Finished:
         """Run a stage, or take its output from the cache.
 
         `inputs` are the content hashes of everything that it reads; `key_parameters` stand for `parameters` in the
-        key where those name folders. `title` is for people, `reason` says why the stage is there.
+        key where those name folders. `title` is for people, `reason` says why the stage is there. `with_torch` says
+        that the stage imports torch, so that it may start in a process that has (`warmed`).
         """
         module = stages.get(stage)
         libraries = library_versions(module.LIBRARIES)
@@ -133,7 +138,8 @@ class Runner:
                 }
                 self.reporter.started(title)
                 try:
-                    key, receipt = self._make(key, request, title, {**identity, "title": title, "reason": reason})
+                    identity |= {"title": title, "reason": reason}
+                    key, receipt = self._make(key, request, title, identity, with_torch)
                 except ToolkitError as error:
                     self.reporter.failed(title, str(error))
                     raise
@@ -146,7 +152,7 @@ class Runner:
         return Finished(self.cache.entry(key) / "output", receipt)
 
     def _make(
-        self, key: str, request: dict[str, Any], title: str, identity: dict[str, Any]
+        self, key: str, request: dict[str, Any], title: str, identity: dict[str, Any], with_torch: bool
     ) -> tuple[str, dict[str, Any]]:
         """Run the stage's child and publish its output: the key under which it lies, and the receipt."""
         with self.cache.work(key) as work:
@@ -156,7 +162,10 @@ class Runner:
                 self.reporter.progress(title, done, total, text)
 
             with explained("starting a stage", work):
-                child = Child("toolkit.stages.process", request, work, on_progress=progress)
+                if self._warm is not None:
+                    self._warm.start()
+                warm = self._warm if with_torch else None
+                child = Child("toolkit.stages.process", request, work, on_progress=progress, warm=warm)
             result = self._wait(title, child)
             receipt = {
                 **identity,
@@ -189,6 +198,17 @@ class Runner:
         finally:
             with self._guard:
                 del self._running[title]
+
+    @contextlib.contextmanager
+    def warmed(self) -> Iterator[None]:
+        """For the time of a block, which will run several stages that need torch: import it once, when the first stage
+        turns out not to be in the cache, and fork them from there."""
+        self._warm = Warm()
+        try:
+            yield
+        finally:
+            self._warm.stop()
+            self._warm = None
 
     def finetuning(self) -> bool:
         """True while the stage runs that an interruption does not waste."""

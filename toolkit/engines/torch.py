@@ -87,11 +87,10 @@ def load(path: Path, threads: int = 1) -> TorchEngine:
 
 
 def logits(
-    checkpoint: Path, task: TaskModule, examples: Sequence[Any], max_length: int, context: Context
+    model: Any, checkpoint: Path, task: TaskModule, examples: Sequence[Any], max_length: int, context: Context
 ) -> NDArray[np.float32]:
     """Logits of all examples, float32[n, classes], in batches of similar length (float results do not depend on
-    the batch beyond rounding)."""
-    model = load_model(checkpoint, task.MODEL_CLASS)
+    the batch beyond rounding). `checkpoint` is where the model came from: its tokenizer lies there."""
     import torch
 
     torch.set_num_threads(context.threads)
@@ -122,9 +121,8 @@ def pad_batch(encoded: Sequence[Arrays], padding: Mapping[str, int]) -> Arrays:
     return batch
 
 
-def count_operations(checkpoint: Path, task: TaskModule, length: int) -> int:
+def count_operations(model: Any, task: TaskModule, length: int) -> int:
     """Arithmetic operations (2 per multiply-add) of one forward pass over `length` tokens, counted by torch."""
-    model = load_model(checkpoint, task.MODEL_CLASS)
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -40,10 +40,11 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     if parameters.engine == "torch":
         from toolkit.engines import torch as torch_engine
 
-        logits = torch_engine.logits(source, task, examples, parameters.max_length, context)
+        model = torch_engine.load_model(source, task.MODEL_CLASS)
+        logits = torch_engine.logits(model, source, task, examples, parameters.max_length, context)
         tokens = json.loads((context.data / "report.json").read_text(encoding="utf-8"))["tokens"]
         length = min(round(tokens["mean"]), parameters.max_length)
-        operations = torch_engine.count_operations(source, task, length)
+        operations = torch_engine.count_operations(model, task, length)
         counted = {"operations": operations, "operations_tokens": length}
     else:
         artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))

@@ -37,9 +37,13 @@ def _fail(request: dict[str, Any], answer: dict[str, Any]) -> None:
     write_json(Path(request["result"]), answer)
 
 
-def main(request_file: str) -> int:
-    """Run the stage that `request_file` describes; 0 on success, 1 with an `error` in the result file."""
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+def main(request_file: str, **inherited: int) -> int:
+    """Run the stage that `request_file` describes; 0 on success, 1 with an `error` in the result file.
+
+    In a process that was forked (`toolkit.warm`), `inherited` has what differs from the request: the `parent`'s id and
+    the `progress` pipe's number.
+    """
+    request = json.loads(Path(request_file).read_text(encoding="utf-8")) | inherited
     child.die_with_parent(int(request["parent"]))
     context = stages.Context(
         task=request["task"],
