@@ -118,6 +118,48 @@ def test_litert_runs_every_length_with_int32_inputs(exported: dict[str, Path]) -
         assert engine.run(ones(1, length))[artifact["outputs"][0]["name"]].shape == (1, 2)
 
 
+def test_litert_masks_padding_without_index_grids(exported: dict[str, Path]) -> None:
+    """The mask is an addend: no operator that compares positions, and an old runtime is enough."""
+    artifact = artifact_of(exported["litert"])
+    assert not set(artifact["operators"]) & {"GATHER_ND", "GREATER_EQUAL", "LOGICAL_AND", "RANGE", "SELECT_V2"}
+    assert artifact["minimum_versions"]["tflite-runtime"] == "2.9.0"
+
+
+def test_litert_answers_do_not_depend_on_the_padding(exported: dict[str, Path]) -> None:
+    engine = litert_engine.load(exported["litert"] / litert.MODEL_FILE)
+    answers = []
+    for length in LENGTHS:
+        inputs = {name: np.zeros((1, length), dtype=np.int64) for name in INPUTS}
+        inputs["input_ids"][0, :10] = range(1000, 1010)
+        inputs["attention_mask"][0, :10] = 1
+        answers += list(engine.run(inputs).values())
+    assert np.ptp(np.concatenate(answers), axis=0) == pytest.approx([0, 0], abs=1e-5)
+    assert not np.allclose(answers[0], next(iter(engine.run(ones(1, LENGTHS[0])).values())))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "modernbert", "gpt2", "deberta-v2"])
+def test_litert_mask_gives_the_same_attention(architecture: str) -> None:
+    """Whatever else a model masks (causality, windows) stays as it was; DeBERTa's own attention is left alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = AutoConfig.for_model(architecture, vocab_size=300, pad_token_id=0, **sizes)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = torch.randint(5, 300, (1, 24))
+    ids[:, 10:] = 0
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    with torch.inference_mode():
+        before = model(**inputs).logits
+        litert.add_padding_mask_once(model)
+        after = model(**inputs).logits
+        unmasked = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    assert after == pytest.approx(before.numpy(), abs=1e-6)
+    if architecture != "gpt2":  # it looks backwards only, so what follows the last word does not reach it
+        assert not np.allclose(after, unmasked, atol=1e-6)
+
+
 # --- ONNX
 
 

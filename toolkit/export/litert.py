@@ -51,7 +51,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     torch.fx.config.do_not_emit_stack_traces = True  # nothing reads them, and collecting them takes time
     task = tasks.get(context.task)
     model = load_model(checkpoint, task.MODEL_CLASS)
-    _add_padding_mask_once(model)
+    add_padding_mask_once(model)
     names = input_names(model, task)
 
     class Logits(torch.nn.Module):  # type: ignore[misc]
@@ -77,7 +77,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     return describe(output / MODEL_FILE, "fp32")
 
 
-def _add_padding_mask_once(model: Any) -> None:
+def add_padding_mask_once(model: Any) -> None:
     """Let an encoder's attention mask be one addend of shape [batch, 1, 1, length], float32.
 
     The general construction compares index grids, which leaves range, gather and logical operators in the graph:

@@ -43,7 +43,6 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     import torch
 
     torch.set_num_threads(context.threads)
-    torch.fx.config.do_not_emit_stack_traces = True  # they would hold paths of this machine
     names = input_names(model, task)
     # Two rows of unlike sizes keep the tracer from specializing on 1, the only size it treats as fixed.
     sample = {name: torch.ones(2, 8, dtype=torch.long) for name in names}
@@ -55,6 +54,8 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     context.progress(1, 3, "tracing and translating to ONNX")
     with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx prints its steps
         program = OnnxExporter().export(model, sample, config=config).program
+    for node in program.graph:
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds paths of this machine
     for value in program.graph.inputs:
         value.shape = onnx_ir.Shape(["batch", "length"])
     for value in program.graph.outputs:
