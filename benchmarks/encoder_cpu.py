@@ -15,6 +15,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ TARGET = "x86-avx512"
 OURS = "this toolkit's bundle"
 THREADS = 1
 LONG = 128
+LITERT_PEER = "LiteRT int8, litert-torch, one signature"
 ONNX_INT8_PEERS = ("ONNX int8, onnxruntime quantize_dynamic", "ONNX int8, transformers exporter")
 
 
@@ -110,6 +112,96 @@ def build_litert_peer(model: Any, folder: Path) -> Callable[[dict[str, Any]], An
     return run
 
 
+@dataclass
+class Bench:
+    """Everything that is timed, and what it is timed and scored on."""
+
+    builds: dict[str, Callable[[dict[str, Any]], Any]]  # the peers: from arrays [1, length] to logits [1, classes]
+    sizes: dict[str, int]  # bytes
+    pipeline: Any  # this toolkit's bundle, loaded
+    encoder: Any  # exact lengths, for the peers
+    task: Any
+    examples: list[Any]
+    labels: list[str]
+    chosen: str
+
+    def scores(self) -> dict[str, float]:
+        """Every build's score on the whole held-out split."""
+        import numpy as np
+
+        truth = np.asarray([example.label for example in self.examples])
+        logits = {
+            name: np.concatenate([run(self.encoder(example.text)) for example in self.examples])
+            for name, run in self.builds.items()
+        }
+        logits[OURS] = np.stack([self.pipeline.logits(example.text) for example in self.examples])
+        return {name: self.task.metrics(values, truth, self.labels)["score"] for name, values in logits.items()}
+
+    def times(self, texts: list[str], rounds: int) -> dict[str, list[float]]:
+        """Seconds per build and text: all builds in turn, inputs made beforehand."""
+        exact = [self.encoder(text) for text in texts]
+        own = [self.pipeline.encoder(text) for text in texts]
+        runners = {name: (lambda index, run=run: run(exact[index])) for name, run in self.builds.items()}
+        runners[OURS] = lambda index: self.pipeline.engine.run(own[index])
+        times = measure.interleave(runners, len(texts), rounds)
+        return {name: measure.per_example(values) for name, values in times.items()}
+
+
+def build(folder: Path) -> Bench:
+    """Fine-tune or take from the cache, convert, and build the peers in `folder`."""
+    from toolkit.engines import torch as torch_engine
+
+    plan = conversion.plan(conversion.Options(model="demo", target=TARGET, output=str(folder / "bundle")))
+    runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed)
+    data = conversion.prepare(runner, plan)
+    tuned = conversion.finetune(runner, plan, data).output
+    bundle = conversion.run(plan)
+    task = tasks.get(plan.recipe.task)
+    model = torch_engine.load_model(tuned, task.MODEL_CLASS)
+    builds = build_onnx_peers(model, folder)
+    builds[LITERT_PEER] = build_litert_peer(model, folder)
+    eager = torch_engine.load(tuned, THREADS)
+    builds["PyTorch fp32 eager"] = lambda inputs: eager.run(inputs)["logits"]
+    files = {
+        "PyTorch fp32 eager": tuned / "model.safetensors",
+        "ONNX fp32, onnxruntime": folder / "fp32.onnx",
+        ONNX_INT8_PEERS[0]: folder / "int8.onnx",
+        ONNX_INT8_PEERS[1]: folder / "exporter-int8.onnx",
+        LITERT_PEER: folder / "int8.tflite",
+    }
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    return Bench(
+        builds=builds,
+        sizes={**sizes, OURS: bundle.manifest["artifact"]["size_bytes"]},
+        pipeline=toolkit.load(bundle.path),
+        encoder=task.encoder(tuned, inputs=["input_ids", "attention_mask", "token_type_ids"], max_length=LONG),
+        task=task,
+        examples=task.read_examples(data.output, "eval"),
+        labels=json.loads((data.output / "labels.json").read_text()),
+        chosen=bundle.summary["chosen"],
+    )
+
+
+def compared(times: dict[str, list[float]]) -> dict[str, Any]:
+    """Every build's latency, and this toolkit's against each and against the best ONNX int8 peer."""
+    best = min(ONNX_INT8_PEERS, key=lambda name: sum(times[name]))
+    against = statistics.compare(times[OURS], times[best])
+    return {
+        "examples": len(times[OURS]),
+        "builds": {
+            name: {
+                **statistics.summarize(values),
+                "ours_is_faster_by": 1 / statistics.compare(times[OURS], values).ratio,
+            }
+            for name, values in times.items()
+        },
+        "best_onnx_int8_peer": best,
+        "faster_than_best_onnx_int8_peer": {
+            "ratio": 1 / against.ratio, "low": 1 / against.high, "high": 1 / against.low,
+        },
+    }  # fmt: skip
+
+
 def main() -> None:
     """Build, score, time, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,59 +213,16 @@ def main() -> None:
     import numpy as np
 
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        plan = conversion.plan(conversion.Options(model="demo", target=TARGET, output=str(folder / "bundle")))
-        runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed)
-        data = conversion.prepare(runner, plan)
-        tuned = conversion.finetune(runner, plan, data).output
-        bundle = conversion.run(plan)
-
-        from toolkit.engines import torch as torch_engine
-
-        task = tasks.get(plan.recipe.task)
-        model = torch_engine.load_model(tuned, task.MODEL_CLASS)
-        builds: dict[str, Callable[[dict[str, Any]], Any]] = build_onnx_peers(model, folder)
-        builds["LiteRT int8, litert-torch, one signature"] = build_litert_peer(model, folder)
-        eager = torch_engine.load(tuned, THREADS)
-        builds["PyTorch fp32 eager"] = lambda inputs: eager.run(inputs)["logits"]
-        names = ["input_ids", "attention_mask", "token_type_ids"]
-        exact = task.encoder(tuned, inputs=names, max_length=LONG)
-        pipeline = toolkit.load(bundle.path)
-        output_name = bundle.manifest["artifact"]["outputs"][0]["name"]
-
-        examples = task.read_examples(data.output, "eval")
-        truth = np.asarray([example.label for example in examples])
-        label_names = json.loads((data.output / "labels.json").read_text())
-        sizes = {
-            "PyTorch fp32 eager": (tuned / "model.safetensors").stat().st_size,
-            "ONNX fp32, onnxruntime": (folder / "fp32.onnx").stat().st_size,
-            ONNX_INT8_PEERS[0]: (folder / "int8.onnx").stat().st_size,
-            ONNX_INT8_PEERS[1]: (folder / "exporter-int8.onnx").stat().st_size,
-            "LiteRT int8, litert-torch, one signature": (folder / "int8.tflite").stat().st_size,
-            OURS: bundle.manifest["artifact"]["size_bytes"],
-        }
-        scores = {}
-        for name, run in builds.items():
-            logits = np.concatenate([run(exact(example.text)) for example in examples])
-            scores[name] = task.metrics(logits, truth, label_names)["score"]
-        ours = np.concatenate([pipeline.logits(example.text)[None] for example in examples])
-        scores[OURS] = task.metrics(ours, truth, label_names)["score"]
-
-        def timed(texts: list[str]) -> dict[str, list[float]]:
-            exact_inputs = [exact(text) for text in texts]
-            own_inputs = [pipeline.encoder(text) for text in texts]
-            runners = {name: (lambda index, run=run: run(exact_inputs[index])) for name, run in builds.items()}
-            runners[OURS] = lambda index: pipeline.engine.run(own_inputs[index])[output_name]
-            times = measure.interleave(runners, len(texts), arguments.rounds)
-            return {name: measure.per_example(values) for name, values in times.items()}
-
-        generator = np.random.default_rng(0)
-        chosen = generator.permutation(len(examples))[: arguments.examples]
-        real = [examples[int(i)].text for i in chosen]
-        words = " ".join(example.text for example in examples[:200]).split()
+        bench = build(Path(work))
+        scores = bench.scores()
+        chosen = np.random.default_rng(0).permutation(len(bench.examples))[: arguments.examples]
+        real = [bench.examples[int(i)].text for i in chosen]
+        words = " ".join(example.text for example in bench.examples[:200]).split()
         long = [" ".join(words[start : start + LONG]) for start in range(0, 40 * 20, 20)]  # all truncated to 128 tokens
-        results = {"real lengths": timed(real), f"{LONG} tokens": timed(long)}
-
+        lengths = {
+            title: compared(bench.times(texts, arguments.rounds))
+            for title, texts in (("real lengths", real), (f"{LONG} tokens", long))
+        }
     record: dict[str, Any] = {
         "command": f"python benchmarks/encoder_cpu.py --rounds {arguments.rounds} --examples {arguments.examples}",
         "kind": "measured",
@@ -184,30 +233,12 @@ def main() -> None:
             ("torch", "transformers", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
         ),
         "target": TARGET,
-        "chosen": bundle.summary["chosen"],
+        "chosen": bench.chosen,
         "scores": scores,
-        "score_examples": len(examples),
-        "size_bytes": sizes,
-        "lengths": {},
+        "score_examples": len(bench.examples),
+        "size_bytes": bench.sizes,
+        "lengths": lengths,
     }
-    for title, times in results.items():
-        best = min(ONNX_INT8_PEERS, key=lambda name: sum(times[name]))
-        rows = {
-            name: {
-                **statistics.summarize(values),
-                "ours_is_faster_by": 1 / statistics.compare(times[OURS], values).ratio,
-            }
-            for name, values in times.items()
-        }
-        against = statistics.compare(times[OURS], times[best])
-        record["lengths"][title] = {
-            "examples": len(times[OURS]),
-            "builds": rows,
-            "best_onnx_int8_peer": best,
-            "faster_than_best_onnx_int8_peer": {
-                "ratio": 1 / against.ratio, "low": 1 / against.high, "high": 1 / against.low,
-            },
-        }  # fmt: skip
     print_record(record)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, record)

@@ -34,7 +34,7 @@ def start(checkpoint: Path, data: Path, cache: Path, output: Path) -> subprocess
     command = [
         sys.executable, "-m", "toolkit", "convert", checkpoint, "--data", data, "--cache-dir", cache, "-o", output,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOOLKIT_CACHE": str(cache)}
     with (cache.parent / "log.txt").open("ab") as log:
         return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
 
@@ -56,12 +56,12 @@ def stages(cache: Path) -> dict[str, tuple[str, int]]:
 
 
 def left_running(cache: Path) -> int:
-    """Processes that still name the cache in their command line, two seconds after the kill."""
+    """Processes whose environment still names the cache, two seconds after the kill."""
     time.sleep(2)
     count = 0
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it may end while it is looked at
-            count += str(cache).encode() in path.read_bytes()
+            count += f"TOOLKIT_CACHE={cache}\0".encode() in path.read_bytes()
     return count
 
 

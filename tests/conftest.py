@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import toolkit
+from tests.small_inputs import ROWS, csv_text, tiny_checkpoint
 from toolkit import demo
 
 LAYERS = 2
@@ -114,6 +115,26 @@ def tuned(converted: Any, cache_folder: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("models") / "tuned"
     shutil.copytree(cache_folder / "stages" / key / "output", folder)
     return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A CSV of a dozen labelled rows."""
+    path = tmp_path / "data.csv"
+    path.write_text(csv_text(ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An untrained checkpoint with a handful of weights."""
+    return tiny_checkpoint(tmp_path / "model")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A checkpoint with a handful of weights, trained on two labels."""
+    return tiny_checkpoint(tmp_path / "trained", labels=["bad", "good"])
 
 
 def run_toolkit(

@@ -6,27 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_inputs import ROWS, csv_text, tiny_checkpoint
 from toolkit import checkpoint as checkpoints
 from toolkit import cli, conversion, recipe, target
 from toolkit.errors import InputError
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.csv"
-    path.write_text(csv_text(ROWS), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def untrained(tmp_path: Path) -> Path:
-    return tiny_checkpoint(tmp_path / "untrained")
-
-
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
-    return tiny_checkpoint(tmp_path / "trained", labels=["bad", "good"])
 
 
 def plan(model: Path, data: Path, **options: object) -> conversion.Plan:
@@ -34,8 +16,8 @@ def plan(model: Path, data: Path, **options: object) -> conversion.Plan:
     return conversion.plan(conversion.Options(model=str(model), data=str(data), **{**given, **options}))  # type: ignore[arg-type]
 
 
-def test_an_untrained_checkpoint_is_finetuned(untrained: Path, data: Path) -> None:
-    made = plan(untrained, data, epochs=5, labels=["worse", "better"]).recipe
+def test_an_untrained_checkpoint_is_finetuned(model: Path, data: Path) -> None:
+    made = plan(model, data, epochs=5, labels=["worse", "better"]).recipe
     assert made.finetune.reason == "BertModel has no trained classification head"
     assert made.finetune.parameters is not None
     assert made.finetune.parameters["epochs"] == 5
@@ -60,13 +42,13 @@ def test_a_trained_checkpoint_is_finetuned_when_asked(trained: Path, data: Path)
     assert made.prepare["known_labels"] is None
 
 
-def test_an_untrained_checkpoint_cannot_go_without(untrained: Path) -> None:
+def test_an_untrained_checkpoint_cannot_go_without(model: Path) -> None:
     with pytest.raises(InputError, match="Leave --no-finetune away"):
-        recipe.finetune_plan(checkpoints.inspect(untrained), False, {})
+        recipe.finetune_plan(checkpoints.inspect(model), False, {})
 
 
-def test_candidates_are_what_the_target_runs(untrained: Path, data: Path) -> None:
-    made = plan(untrained, data).recipe
+def test_candidates_are_what_the_target_runs(model: Path, data: Path) -> None:
+    made = plan(model, data).recipe
     profile = target.resolve("raspberry-pi-5")
     asked = [f"{engine.name} {precision}" for engine in profile.engines for precision in engine.precisions]
     assert [c.name for c in made.candidates] + [s.what for s in made.skipped] == asked
@@ -87,24 +69,24 @@ def test_precisions_that_cannot_be_made_are_skipped_with_the_reason() -> None:
         recipe.candidates(profile.model_copy(update={"engines": [only_bf16]}))
 
 
-def test_a_plan_writes_nothing(untrained: Path, data: Path, tmp_path: Path) -> None:
+def test_a_plan_writes_nothing(model: Path, data: Path, tmp_path: Path) -> None:
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
-    plan(untrained, data)
+    plan(model, data)
     assert {path for path in tmp_path.rglob("*") if path.parent.name != "cache" and path.name != "cache"} == before
 
 
 def test_dry_run_prints_the_recipe_that_can_be_read_back(
-    untrained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["convert", str(untrained), "--data", str(data), "--target", "pi5", "--max-latency", "20ms",
+        cli.main(["convert", str(model), "--data", str(data), "--target", "pi5", "--max-latency", "20ms",
                   "--max-size", "500kB", "--min-score", "0.8", "--cache-dir", str(tmp_path / "cache"),
                   "-o", str(tmp_path / "out"), "--dry-run"])  # fmt: skip
     assert ended.value.code == 0
     (tmp_path / "recipe.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     read = recipe.load(tmp_path / "recipe.yaml")
     assert read == plan(
-        untrained, data, max_latency_ms=20.0, max_size_mb=0.5, min_score="0.8",
+        model, data, max_latency_ms=20.0, max_size_mb=0.5, min_score="0.8",
     ).recipe  # fmt: skip
     assert read.target == "raspberry-pi-5"  # the alias is resolved
     assert not (tmp_path / "out").exists()
@@ -120,11 +102,11 @@ def test_dry_run_prints_the_recipe_that_can_be_read_back(
     ],
 )
 def test_a_damaged_recipe_names_the_file_and_the_key(
-    untrained: Path, data: Path, tmp_path: Path, change: str, words: str
+    model: Path, data: Path, tmp_path: Path, change: str, words: str
 ) -> None:
     path = tmp_path / "recipe.yaml"
     key = change.partition(":")[0]
-    lines = plan(untrained, data).recipe.to_yaml()
+    lines = plan(model, data).recipe.to_yaml()
     head = "".join(line for line in lines.splitlines(keepends=True) if not line.startswith(f"{key}:"))
     if key == "budgets":
         head = head[: head.index("  min_score")]

@@ -36,7 +36,7 @@ def start(encoder: Path, data: Path, cache: Path, output: Path) -> subprocess.Po
         sys.executable, "-m", "toolkit", "convert", encoder, "--data", data, "--epochs", "2", "--min-score", "80%",
         "--learning-rate", "5e-4", "--batch-size", "16", "--cache-dir", cache, "-o", output,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(toolkit.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(toolkit.__file__).parent.parent), "TOOLKIT_CACHE": str(cache)}
     with (output.parent / "log.txt").open("ab") as log:
         return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
 
@@ -46,14 +46,14 @@ def finish(process: subprocess.Popen[bytes], output: Path) -> None:
 
 
 def processes_of(cache: Path) -> list[int]:
-    """Processes whose command line names the cache: the conversion and its stages."""
+    """Processes whose environment names the cache: the conversion, its stages and what they are forked from."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes()
+            environment = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if str(cache).encode() in command:
+        if f"TOOLKIT_CACHE={cache}\0".encode() in environment:
             found.append(int(folder.name))
     return found
 

@@ -11,6 +11,7 @@ from toolkit.gates import Verdict
 
 NAME = "parity"
 TOLERANCE = 1e-3  # max abs logit difference
+ENOUGH_EXAMPLES = 200  # fewer say little; the verdict tells
 
 
 def check(reference: NDArray[Any], candidate: NDArray[Any], tolerance: float = TOLERANCE) -> Verdict:
@@ -21,6 +22,8 @@ def check(reference: NDArray[Any], candidate: NDArray[Any], tolerance: float = T
     flips = int((candidate.argmax(axis=1) != reference[:count].argmax(axis=1)).sum())
     passed = worst <= tolerance and flips == 0
     reason = f"largest logit difference {worst:.2g} over {count} examples (limit {tolerance:g})"
+    if count < ENOUGH_EXAMPLES:
+        reason += f"; a sound verdict takes {ENOUGH_EXAMPLES}"
     if flips:
         reason += f", {flips} labels differ"
     return Verdict(NAME, passed, reason)

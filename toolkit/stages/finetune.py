@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 import signal
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,29 @@ def learning_rate_factor(step: int, total: int, warmup: int) -> float:
     return max(0.0, (total - step) / max(1, total - warmup))
 
 
-def _save_state(folder: Path, model: Any, optimizer: Any, names: list[str], progress: dict[str, Any]) -> None:
+@dataclass
+class _Progress:
+    """How far a run has come. Epochs count from 0."""
+
+    epoch: int = 0  # the next one
+    best: float = -1.0  # validation score
+    best_epoch: int = -1
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, steps: int, loss: float, score: float) -> bool:
+        """Note an epoch; True if it is the best so far."""
+        self.history.append({"epoch": self.epoch + 1, "steps": steps, "loss": loss, "validation_score": score})
+        better = score > self.best
+        if better:
+            self.best, self.best_epoch = score, self.epoch
+        self.epoch += 1
+        return better
+
+    def goes_on(self, parameters: Parameters) -> bool:
+        return self.epoch < parameters.epochs and self.epoch - self.best_epoch <= parameters.patience
+
+
+def _save_state(folder: Path, model: Any, optimizer: Any, names: list[str], progress: _Progress) -> None:
     """The whole training state as safetensors + JSON, published in one step. `names` are the optimizer's parameters
     in its order."""
     from safetensors.torch import save_file
@@ -100,24 +123,23 @@ def _save_state(folder: Path, model: Any, optimizer: Any, names: list[str], prog
     with publish_folder(folder / "state", replace=True) as aside:
         save_file(weights, str(aside / "weights.safetensors"))
         save_file(moments, str(aside / "optimizer.safetensors"))
-        write_json(aside / "progress.json", progress)
+        write_json(aside / "progress.json", asdict(progress))
 
 
-def _load_state(folder: Path, model: Any, optimizer: Any, names: list[str]) -> dict[str, Any] | None:
-    """Restore what `_save_state` wrote; None if there is nothing."""
+def _load_state(folder: Path, model: Any, optimizer: Any, names: list[str]) -> _Progress:
+    """Restore what `_save_state` wrote, if it wrote anything."""
     from safetensors.torch import load_file
 
     state = folder / "state"
     if not (state / "progress.json").exists():
-        return None
+        return _Progress()
     model.load_state_dict(load_file(str(state / "weights.safetensors")))
     moments: dict[int, dict[str, Any]] = {}
     for key, value in load_file(str(state / "optimizer.safetensors")).items():
         kind, _, name = key.partition("/")
         moments.setdefault(names.index(name), {})[kind] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    progress: dict[str, Any] = json.loads((state / "progress.json").read_text(encoding="utf-8"))
-    return progress
+    return _Progress(**json.loads((state / "progress.json").read_text(encoding="utf-8")))
 
 
 def _check_loaded(source: Path, model: Any, loading: dict[str, Any]) -> None:
@@ -285,56 +307,54 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
 def _run(source: Path, output: Path, parameters: Parameters, context: Context, stop: _Interrupt) -> dict[str, Any]:
     context.progress(0, 1, "loading torch and the checkpoint")
     trainer = _Trainer(source, parameters, context)
-    writer = _writer(parameters) if trainer.accelerator.is_main_process else None
+    first = trainer.accelerator.is_main_process
+    writer = _writer(parameters) if first else None
     raw = trainer.accelerator.unwrap_model(trainer.model)
     per_epoch = math.ceil(len(trainer.train) / (parameters.batch_size * trainer.accelerator.num_processes))
-    total = per_epoch * parameters.epochs
     best_folder = (context.resume or output) / "best"
-    state = {"epoch": 0, "best": -1.0, "best_epoch": -1, "history": []}
+    progress = _Progress()
     if context.resume is not None:
         context.resume.mkdir(parents=True, exist_ok=True)
-        state = _load_state(context.resume, raw, trainer.optimizer.optimizer, trainer.optimized) or state
-    history: list[dict[str, Any]] = state["history"]  # type: ignore[assignment]
-    epoch, best, best_epoch = int(state["epoch"]), float(state["best"]), int(state["best_epoch"])  # type: ignore[arg-type, call-overload]
+        progress = _load_state(context.resume, raw, trainer.optimizer.optimizer, trainer.optimized)
     interrupted = False
-    while epoch < parameters.epochs and epoch - best_epoch <= parameters.patience:
-        steps, loss, interrupted = trainer.epoch(epoch, epoch * per_epoch, total, stop)
+    while not interrupted and progress.goes_on(parameters):
+        done, total = progress.epoch * per_epoch, parameters.epochs * per_epoch
+        steps, loss, interrupted = trainer.epoch(progress.epoch, done, total, stop)
         score = trainer.validate()
-        history.append({"epoch": epoch + 1, "steps": steps, "loss": loss, "validation_score": score})
-        if writer is not None:
-            writer.add_scalar("train/loss", loss, epoch + 1)
-            writer.add_scalar("validation/score", score, epoch + 1)
-        if score > best:
-            best, best_epoch = score, epoch
+        if progress.add(steps, loss, score):
             if interrupted:  # part of an epoch: the best whole one stays for a later run to go on from
                 best_folder = output / "best"
-            if trainer.accelerator.is_main_process:
+            if first:
                 with publish_folder(best_folder, replace=True) as aside:
                     raw.save_pretrained(aside)
-        epoch += 1
-        if interrupted:
-            break
-        if context.resume is not None and trainer.accelerator.is_main_process:
-            progress = {"epoch": epoch, "best": best, "best_epoch": best_epoch, "history": history}
+        if writer is not None:
+            writer.add_scalar("train/loss", loss, progress.epoch)
+            writer.add_scalar("validation/score", score, progress.epoch)
+        if context.resume is not None and first and not interrupted:
             _save_state(context.resume, raw, trainer.optimizer.optimizer, trainer.optimized, progress)
     if writer is not None:
         writer.close()
     trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        for path in best_folder.iterdir():
-            shutil.copy(path, output / path.name)
-            (output / path.name).chmod(0o644)
-        if best_folder.parent == output:
-            shutil.rmtree(best_folder)
-        for path in source.iterdir():
-            if path.is_file() and path.name.startswith(("tokenizer", "vocab", "merges", "special_tokens", "spiece")):
-                shutil.copy(path, output / path.name)
+    if first:
+        _collect(best_folder, source, output)
     return {
-        "epochs_run": epoch,
-        "best_epoch": best_epoch + 1,
-        "validation_score": best,
-        "history": history,
+        "epochs_run": progress.epoch,
+        "best_epoch": progress.best_epoch + 1,
+        "validation_score": progress.best,
+        "history": progress.history,
         "interrupted": interrupted,
         "bf16": parameters.bf16,
         "processes": trainer.accelerator.num_processes,
     }
+
+
+def _collect(best: Path, source: Path, output: Path) -> None:
+    """Put the best epoch's weights and the tokenizer of `source` into `output`."""
+    for path in best.iterdir():
+        shutil.copy(path, output / path.name)
+        (output / path.name).chmod(0o644)
+    if best.parent == output:
+        shutil.rmtree(best)
+    for path in source.iterdir():
+        if path.is_file() and path.name.startswith(("tokenizer", "vocab", "merges", "special_tokens", "spiece")):
+            shutil.copy(path, output / path.name)
