@@ -170,11 +170,14 @@ def test_a_kill_while_an_entry_is_removed_leaves_no_half_of_it(tmp_path: Path, m
 def test_ctrl_c_in_a_program_that_calls_the_toolkit_ends_the_stage(
     encoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TOOLKIT_CACHE", str(cache))
+
     def interrupted(child: Child, seconds: float) -> bool:
-        assert processes_of(tmp_path) != []
+        assert processes_of(cache) != []
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Child, "poll", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        toolkit.convert(encoder, data=str(data), output=str(tmp_path / "bundle"), cache_dir=str(tmp_path / "cache"))
-    assert processes_of(tmp_path) == []
+        toolkit.convert(encoder, data=str(data), output=str(tmp_path / "bundle"), cache_dir=str(cache))
+    assert processes_of(cache) == []
