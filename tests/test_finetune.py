@@ -21,11 +21,12 @@ import pytest
 import toolkit
 from tests.conftest import write_csv
 from tests.small_inputs import prepare
-from toolkit import conversion, stages, steps
+from toolkit import conversion, stages, steps, training
 from toolkit.devices import local
 from toolkit.runner import Silent
 from toolkit.stages import finetune
-from toolkit.stages.finetune import Parameters, grouped_batches, learning_rate_factor
+from toolkit.stages.finetune import Parameters
+from toolkit.training import grouped_batches, learning_rate_factor
 
 EPOCHS = 3
 
@@ -197,7 +198,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[str]:
         seen.append(digest(self.model))
         return next(remaining)
 
-    monkeypatch.setattr(finetune._Trainer, "validate", validate)
+    monkeypatch.setattr(training.Trainer, "validate", validate)
     return seen
 
 
@@ -392,19 +393,19 @@ def test_ctrl_c_while_the_stage_starts_is_kept_for_it_and_the_second_ends_all(
 SPY = """
 import hashlib, os, sys
 from pathlib import Path
-from toolkit.stages import finetune
+from toolkit import training
 
-validate = finetune._Trainer.validate
+validate = training.Trainer.validate
 
 def spied(self):
     model = self.accelerator.unwrap_model(self.model)
     text = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
     score = validate(self)
     with (Path(__file__).parent / f"rank-{os.environ['RANK']}.txt").open("a") as stream:
-        print(text, score, len(self.validation), file=stream)
+        print(text, score, len(self.validation.labels), file=stream)
     return score
 
-finetune._Trainer.validate = spied
+training.Trainer.validate = spied
 from toolkit.__main__ import main
 main()
 """

@@ -1,0 +1,355 @@
+"""The training loop that every stage with gradients runs: fine-tuning, distillation, recovery after pruning.
+
+AdamW (Loshchilov and Hutter, 2019) with linear warm-up and decay, gradient clipping, bf16 autocast where the CPU or
+GPU has bf16 arithmetic, batches of similar length, early stopping on the validation split. The best epoch is kept.
+Accelerate carries the loop, so that `accelerate launch` spreads it over several devices.
+
+The state after each epoch is saved as safetensors: a killed run goes on from there with the same numbers as if it
+had never stopped, because every epoch draws its order and its dropout from (seed, epoch) alone. The first Ctrl-C
+ends training after the batch at hand and keeps the best epoch so far.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit.engines import Arrays
+from toolkit.stages import Context
+from toolkit.storage import publish_folder, write_json
+from toolkit.tasks import TaskModule
+
+_LENGTH_STEP = 8  # tokens
+
+# The loss of a batch: (model, tensors with `labels`, indices of the batch's examples) → scalar tensor.
+Loss = Callable[[Any, dict[str, Any], Sequence[int]], Any]
+
+
+class Hyperparameters(BaseModel):
+    """What every training stage can be told; the defaults suit encoders of 20 to 110 million weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(3, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(32, ge=1)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_fraction: float = Field(0.1, ge=0, le=1)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    patience: int = Field(2, ge=1, description="Epochs without a better validation score before stopping")
+    bf16: bool = False
+    max_length: int = Field(128, ge=4)
+    tensorboard: str | None = None
+
+
+class Interrupt:
+    """Turns the first SIGINT into a flag that the training loop looks at. `toolkit.child` starts stages with the
+    signal blocked, so that one sent while they load is kept for here."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> Interrupt:
+        self._previous = signal.signal(signal.SIGINT, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return self
+
+    def _note(self, *_: Any) -> None:
+        self.requested = True
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+
+def grouped_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> list[list[int]]:
+    """Indices in batches of similar length, in random order: shuffle, sort within windows, shuffle the batches."""
+    order = generator.permutation(len(lengths))
+    window = size * 50
+    batches = []
+    for start in range(0, len(order), window):
+        part = sorted(order[start : start + window].tolist(), key=lambda i: (lengths[i], i))
+        batches += [part[i : i + size] for i in range(0, len(part), size)]
+    return [batches[int(i)] for i in generator.permutation(len(batches))]
+
+
+def learning_rate_factor(step: int, total: int, warmup: int) -> float:
+    """Linear from 0 to 1 over `warmup` steps, then linear to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Epochs count from 0."""
+
+    epoch: int = 0  # the next one
+    best: float = -1.0  # validation score
+    best_epoch: int = -1
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, steps: int, loss: float, score: float) -> bool:
+        """Note an epoch; True if it is the best so far."""
+        self.history.append({"epoch": self.epoch + 1, "steps": steps, "loss": loss, "validation_score": score})
+        better = score > self.best
+        if better:
+            self.best, self.best_epoch = score, self.epoch
+        self.epoch += 1
+        return better
+
+    def goes_on(self, parameters: Hyperparameters) -> bool:
+        return self.epoch < parameters.epochs and self.epoch - self.best_epoch <= parameters.patience
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded examples: `inputs` are arrays [1, length] by input name, `labels` class indices."""
+
+    inputs: list[Arrays]
+    labels: list[int]
+    padding: Mapping[str, int]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [arrays["input_ids"].shape[1] for arrays in self.inputs]
+
+
+def encode(task: TaskModule, data: Path, split: str, encoder: Any) -> Examples:
+    """The prepared examples of one split, as a model's inputs."""
+    examples = task.read_examples(data, split)
+    return Examples([encoder(e.text) for e in examples], [e.label for e in examples], encoder.padding)
+
+
+def tensors(examples: Examples, indices: Sequence[int], max_length: int | None = None) -> dict[str, Any]:
+    """Tensors [n, length] of some examples, and their `labels` [n]. The length is a multiple of 8, up to `max_length`:
+    oneDNN keeps a kernel and its workspace for every shape that it has seen."""
+    import torch
+
+    from toolkit.engines.torch import pad_batch
+
+    arrays = pad_batch([examples.inputs[i] for i in indices], examples.padding)
+    length = arrays["input_ids"].shape[1]
+    more = -length % _LENGTH_STEP
+    if max_length is not None:
+        more = max(0, min(more, max_length - length))
+    batch = {
+        name: torch.from_numpy(np.pad(array, ((0, 0), (0, more)), constant_values=examples.padding[name]))
+        for name, array in arrays.items()
+    }
+    return {**batch, "labels": torch.tensor([examples.labels[i] for i in indices])}
+
+
+class Trainer:
+    """What one training run holds: model, data, loss, optimizer, accelerator.
+
+    `score` takes logits float[n, classes] and labels int[n] and gives the score that decides which epoch is best.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        parameters: Hyperparameters,
+        context: Context,
+        *,
+        train: Examples,
+        validation: Examples,
+        loss: Loss,
+        score: Callable[[Any, Any], float],
+    ) -> None:
+        import torch
+        from accelerate import Accelerator
+
+        self.torch, self.parameters, self.context = torch, parameters, context
+        self.train, self.validation, self.loss, self.score = train, validation, loss, score
+        # The loop below draws every epoch's batches from its seed and hands each process its share; Accelerate
+        # places the model, wraps it for several devices and reduces gradients and scores.
+        self.accelerator = Accelerator(mixed_precision="bf16" if parameters.bf16 else "no")
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        # Biases and norms are not decayed.
+        decayed = [name for name, p in trained.items() if p.ndim > 1]
+        others = [name for name, p in trained.items() if p.ndim <= 1]
+        self.optimized = decayed + others  # the optimizer's order
+        groups = [
+            {"params": [trained[name] for name in decayed], "weight_decay": parameters.weight_decay},
+            {"params": [trained[name] for name in others], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=parameters.learning_rate)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    @property
+    def raw(self) -> Any:
+        """The model without the accelerator's wrapper."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def batch(self, examples: Examples, indices: Sequence[int]) -> dict[str, Any]:
+        """Tensors of some examples, on the accelerator's device."""
+        batch = tensors(examples, indices, self.parameters.max_length)
+        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+
+    def validate(self) -> float:
+        """Score on the validation split, over all processes."""
+        # Unwrapped: each forward pass of the wrapper is a collective operation, and shares differ in length.
+        model = self.raw.eval()
+        lengths = self.validation.lengths
+        share = list(range(self.accelerator.process_index, len(lengths), self.accelerator.num_processes))
+        share.sort(key=lambda i: lengths[i])
+        logits, labels = [], []
+        for start in range(0, len(share), self.parameters.batch_size * 2):
+            batch = self.batch(self.validation, share[start : start + self.parameters.batch_size * 2])
+            truth = batch.pop("labels")
+            with self.torch.no_grad():
+                logits.append(model(**batch).logits.float().cpu().numpy())
+            labels.append(truth.cpu().numpy())
+        parts = [(np.concatenate(logits), np.concatenate(labels))] if logits else []
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            parts = gather_object(parts)
+        return self.score(np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts]))
+
+    def stopping(self, stop: Interrupt) -> bool:
+        """Whether any process was asked to stop: all of them leave the loop after the same batch."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        asked = self.torch.tensor([float(stop.requested)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked).item() > 0)
+
+    def epoch(self, number: int, first_step: int, total: int, stop: Interrupt) -> tuple[int, float, bool]:
+        """One pass over the training data: (steps done, mean loss, whether it was interrupted)."""
+        parameters, torch = self.parameters, self.torch
+        self.model.train()
+        torch.manual_seed(self.context.seed * 1_000_003 + number)
+        generator = np.random.default_rng([self.context.seed, number])
+        processes = self.accelerator.num_processes
+        batches = grouped_batches(self.train.lengths, parameters.batch_size * processes, generator)
+        losses: list[float] = []
+        interrupted = False
+        warmup = math.ceil(total * parameters.warmup_fraction)
+        for index, chosen in enumerate(batches):
+            step = first_step + index
+            share = chosen[self.accelerator.process_index :: processes] or chosen[:1]
+            for group in self.optimizer.param_groups:
+                group["lr"] = parameters.learning_rate * learning_rate_factor(step, total, warmup)
+            with self.accelerator.autocast():
+                loss = self.loss(self.model, self.batch(self.train, share), share)
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), parameters.max_gradient_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+            text = f"epoch {number + 1} of {parameters.epochs}, loss {np.mean(losses[-50:]):.3f}"
+            self.context.progress(step + 1, total, text)
+            interrupted = self.stopping(stop)
+            if interrupted:
+                break
+        return len(losses), float(np.mean(losses)), interrupted
+
+    def run(self, output: Path, stop: Interrupt) -> dict[str, Any]:
+        """Train, and write the best epoch's `config.json` and weights to `output`: what was done, for the receipt."""
+        parameters, context = self.parameters, self.context
+        first = self.accelerator.is_main_process
+        writer = _writer(parameters.tensorboard) if first and parameters.tensorboard else None
+        per_epoch = math.ceil(len(self.train.labels) / (parameters.batch_size * self.accelerator.num_processes))
+        best_folder = (context.resume or output) / "best"
+        progress = Progress()
+        if context.resume is not None:
+            context.resume.mkdir(parents=True, exist_ok=True)
+            progress = self._load_state(context.resume)
+        interrupted = False
+        while not interrupted and progress.goes_on(parameters):
+            done, total = progress.epoch * per_epoch, parameters.epochs * per_epoch
+            steps, loss, interrupted = self.epoch(progress.epoch, done, total, stop)
+            score = self.validate()
+            if progress.add(steps, loss, score):
+                if interrupted:  # part of an epoch: the best whole one stays for a later run to go on from
+                    best_folder = output / "best"
+                if first:
+                    with publish_folder(best_folder, replace=True) as aside:
+                        self.raw.save_pretrained(aside)
+            if writer is not None:
+                writer.add_scalar("train/loss", loss, progress.epoch)
+                writer.add_scalar("validation/score", score, progress.epoch)
+            if context.resume is not None and first and not interrupted:
+                self._save_state(context.resume, progress)
+        if writer is not None:
+            writer.close()
+        self.accelerator.wait_for_everyone()
+        if first:
+            for path in best_folder.iterdir():
+                shutil.copy(path, output / path.name)
+                (output / path.name).chmod(0o644)
+            if best_folder.parent == output:
+                shutil.rmtree(best_folder)
+        return {
+            "epochs_run": progress.epoch,
+            "best_epoch": progress.best_epoch + 1,
+            "validation_score": progress.best,
+            "history": progress.history,
+            "interrupted": interrupted,
+            "bf16": parameters.bf16,
+            "processes": self.accelerator.num_processes,
+        }
+
+    def _save_state(self, folder: Path, progress: Progress) -> None:
+        """The whole training state as safetensors + JSON, published in one step."""
+        from safetensors.torch import save_file
+
+        moments = {
+            f"{key}/{self.optimized[index]}": value.detach().contiguous()
+            for index, entry in self.optimizer.optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+        weights = {name: value.detach().clone().contiguous() for name, value in self.raw.state_dict().items()}
+        with publish_folder(folder / "state", replace=True) as aside:
+            save_file(weights, str(aside / "weights.safetensors"))
+            save_file(moments, str(aside / "optimizer.safetensors"))
+            write_json(aside / "progress.json", asdict(progress))
+
+    def _load_state(self, folder: Path) -> Progress:
+        """Restore what `_save_state` wrote, if it wrote anything."""
+        from safetensors.torch import load_file
+
+        state, optimizer = folder / "state", self.optimizer.optimizer
+        if not (state / "progress.json").exists():
+            return Progress()
+        self.raw.load_state_dict(load_file(str(state / "weights.safetensors")))
+        moments: dict[int, dict[str, Any]] = {}
+        for key, value in load_file(str(state / "optimizer.safetensors")).items():
+            kind, _, name = key.partition("/")
+            moments.setdefault(self.optimized.index(name), {})[kind] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        return Progress(**json.loads((state / "progress.json").read_text(encoding="utf-8")))
+
+
+def _writer(folder: str) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        from toolkit.errors import missing_extra
+
+        raise missing_extra("tensorboard", "tensorboard", "--tensorboard") from error
+    return SummaryWriter(folder)
+
+
+def copy_tokenizer(source: Path, output: Path) -> None:
+    """Put the tokenizer files of a checkpoint beside another one's weights."""
+    for path in source.iterdir():
+        if path.is_file() and path.name.startswith(("tokenizer", "vocab", "merges", "special_tokens", "spiece")):
+            shutil.copy(path, output / path.name)
+
+
+def make_deterministic(threads: int) -> None:
+    """The same numbers on every run with as many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
