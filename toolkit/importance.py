@@ -1,0 +1,114 @@
+"""How much a model's answers depend on each of its parts, by real examples.
+
+Every unit of the feed-forward parts, every head and every channel of the width is multiplied by a mask of ones; the
+gradient of the loss with respect to the mask says what taking the unit away would do:
+
+- `taylor`: the mean size of the gradient (Michel, Levy and Neubig, 2019);
+- `fisher`: its mean square (Kwon et al., 2022);
+- `magnitude`: the norm of the weights that read the unit, which needs no example.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit import architecture
+
+Method = Literal["taylor", "fisher", "magnitude"]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Higher is more important. Rows are layers."""
+
+    ffn: NDArray[np.float64]  # [layers, ffn]
+    heads: NDArray[np.float64]  # [layers, heads]
+    width: NDArray[np.float64]  # [width]: one choice for all layers, which share it
+
+
+def measure(
+    model: Any, method: Method, batches: Iterable[dict[str, Any]], loss: Callable[[Any, dict[str, Any]], Any]
+) -> Importance:
+    """The importance of a model's parts over `batches`, tensors that `loss` understands."""
+    readers = _readers(model)
+    sizes = architecture.shape(model.config)
+    if method == "magnitude":
+        return _magnitude(readers, sizes)
+    import torch
+
+    masks = {
+        (axis, layer): torch.ones(module.in_features, requires_grad=True)
+        for axis, layers in readers.items()
+        for layer, modules in layers.items()
+        for module in modules[:1]
+    }
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, mask=masks[axis, layer]: (inputs[0] * mask, *inputs[1:]))
+        for axis, layers in readers.items()
+        for layer, modules in layers.items()
+        for module in modules
+    ]
+    power = 1 if method == "taylor" else 2
+    sums: dict[tuple[str, int], NDArray[np.float64]] = {}
+    model.eval()
+    try:
+        for batch in batches:
+            for mask in masks.values():
+                mask.grad = None
+            loss(model, batch).backward()
+            for key, mask in masks.items():
+                gradient = mask.grad.double().numpy()
+                if key[0] == "heads":  # a head goes as a whole
+                    gradient = gradient.reshape(sizes["heads"], -1).sum(axis=1)
+                sums[key] = sums.get(key, 0) + np.abs(gradient) ** power
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.zero_grad(set_to_none=True)
+    return _collected(sums, sizes)
+
+
+def _readers(model: Any) -> dict[str, dict[int, list[Any]]]:
+    """Axis → layer → the modules that read what lies along it."""
+    prefix = f"{model.base_model_prefix}."
+    found: dict[str, dict[int, list[Any]]] = {}
+    for axis, pattern in architecture.family(model.config.model_type).reads.items():
+        for name, module in model.named_modules():
+            if match := re.fullmatch(pattern, name.removeprefix(prefix)):
+                found.setdefault(axis, {}).setdefault(int(match[1]), []).append(module)
+    return found
+
+
+def _magnitude(readers: dict[str, dict[int, list[Any]]], sizes: dict[str, int]) -> Importance:
+    sums = {}
+    for axis, layers in readers.items():
+        for layer, modules in layers.items():
+            squares = np.sum([(m.weight.detach().double().numpy() ** 2).sum(axis=0) for m in modules], axis=0)
+            if axis == "heads":
+                squares = squares.reshape(sizes["heads"], -1).sum(axis=1)
+            sums[axis, layer] = np.sqrt(squares)
+    return _collected(sums, sizes)
+
+
+def _collected(sums: dict[tuple[str, int], NDArray[np.float64]], sizes: dict[str, int]) -> Importance:
+    def stack(axis: str) -> NDArray[np.float64]:
+        return np.stack([sums[axis, layer] for layer in range(sizes["layers"])])
+
+    return Importance(ffn=stack("ffn"), heads=stack("heads"), width=stack("width").sum(axis=0))
+
+
+def best(scores: NDArray[np.float64], count: int) -> list[int]:
+    """The indices of the `count` highest scores, ascending; of equal ones the first."""
+    return sorted(np.argsort(-scores, kind="stable")[:count].tolist())
+
+
+def rounded(size: int, removed: float, multiple: int) -> int:
+    """What stays of `size` after a share was removed: a multiple of what the target's kernels work on, at least one."""
+    kept = size * (1 - removed)
+    return min(size, max(multiple, round(kept / multiple) * multiple))
