@@ -117,6 +117,17 @@ def tuned(converted: Any, cache_folder: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.fixture(scope="module")
+def torch_as_before() -> Iterator[None]:
+    """Training stages set torch's threads and determinism for their process, which in a test is everybody's."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A CSV of a dozen labelled rows."""

@@ -28,6 +28,8 @@ from toolkit.stages import finetune
 from toolkit.stages.finetune import Parameters
 from toolkit.training import grouped_batches, learning_rate_factor
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
+
 EPOCHS = 3
 
 
@@ -66,17 +68,6 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert 0 < factors[-1] < 0.02
     assert learning_rate_factor(100, 100, 10) == 0
     assert learning_rate_factor(0, 5, 0) == 1.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    """The stage sets torch's threads and determinism for its process, which here is everybody's."""
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

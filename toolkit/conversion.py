@@ -50,6 +50,7 @@ class Options:
     labels: Sequence[str] | None = None
     drop_missing: bool = False
     finetune: bool | None = None
+    split: bool = False  # hold a training part back although the model is trained: a stage will learn from it
     epochs: int = 3
     learning_rate: float = 1e-4
     batch_size: int = 32
@@ -132,13 +133,18 @@ def _check_same(given: Recipe, checkpoint: Checkpoint, path: Path) -> None:
         raise InputError(f"{path}: the data {given.prepare['data']} is not what the recipe was made for.")
 
 
+def bf16_pays() -> bool:
+    """Whether this machine has bf16 arithmetic, so that training in it is faster."""
+    return "avx512_bf16" in local.isa() or "amx_bf16" in local.isa()
+
+
 def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
     """The recipe that options, checkpoint and target lead to."""
     hyperparameters = {
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
-        "bf16": "avx512_bf16" in local.isa() or "amx_bf16" in local.isa(),
+        "bf16": bf16_pays(),
         "tensorboard": options.tensorboard,
     }
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
@@ -160,7 +166,7 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
             "label_column": options.label_column,
             "label_names": list(options.labels) if options.labels and not trained_labels else None,
             "drop_missing": options.drop_missing,
-            "evaluate_only": finetune.parameters is None,
+            "evaluate_only": finetune.parameters is None and not options.split,
             "known_labels": trained_labels,
             "max_length": options.max_length,
             "model_limit": checkpoint.model_limit,

@@ -10,10 +10,12 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from toolkit.errors import InputError, missing_extra
 
@@ -237,3 +239,58 @@ def stratified_split(examples: Sequence[Example], fractions: Sequence[float], se
             part.extend(members[int(position)] for position in order[start:stop])
             start = int(stop)
     return [[part[int(position)] for position in generator.permutation(len(part))] for part in parts]
+
+
+def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
+    """The texts of a file without labels, one after the other, in little memory whatever its size.
+
+    A `.txt` file has one text per line; every other format is read by its text column. Raises InputError.
+    """
+    if path.suffix.lower() == ".txt":
+        if not path.is_file():
+            raise InputError(f"File {path} does not exist.")
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                try:
+                    yield line.decode("utf-8").strip()
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{path}:{number}: not UTF-8 text. Convert it first.") from error
+        return
+    check_readable(path)
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("datasets", "convert", "Reading data files") from error
+    builder, options = _READERS[path.suffix.lower()]
+    name: str | None = None
+    try:
+        table = datasets.load_dataset(
+            builder, data_files=str(path.resolve()), split="train", streaming=True, **options
+        )  # fmt: skip
+        for row in table:
+            name = name or find_column(path, [row], column, TEXT_COLUMNS, "text")
+            if not _is_missing(row[name]):
+                yield str(row[name])
+    except InputError:
+        raise
+    except Exception as error:  # datasets wraps the parsers' many errors in its own
+        raise InputError(f"{path} cannot be read as {builder}: {_fault(path, error.__cause__ or error)}") from error
+
+
+def sample_texts(texts: Iterable[str], count: int, exclude: Collection[str], seed: int) -> tuple[list[str], int]:
+    """At most `count` different texts, drawn evenly from a stream in one pass, and how many the stream had.
+
+    `exclude` holds texts that must not be among them: those that the gates measure on. Algorithm R (Vitter, 1985).
+    """
+    generator = np.random.default_rng(seed)
+    kept: list[str] = []
+    seen = 0
+    for text in texts:
+        if not text or text in exclude:
+            continue
+        seen += 1
+        if len(kept) < count:
+            kept.append(text)
+        elif (place := int(generator.integers(0, seen))) < count:
+            kept[place] = text
+    return list(dict.fromkeys(kept)), seen

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toolkit import architecture, conversion, stages
 from toolkit import checkpoint as checkpoints
-from toolkit import conversion, stages
 from toolkit.cache import open_cache
+from toolkit.checkpoint import Checkpoint
+from toolkit.compression import Chain, Teacher
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.recipe import METHODS
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, explained, publish_folder, sha256_folder, write_json
+from toolkit.storage import check_output, explained, publish_folder, sha256_file, sha256_folder, write_json
 
 RECEIPT = "receipt.json"
 
@@ -79,6 +82,101 @@ def _finetune_here(
         return {"output": str(output), **report}
     # The other ranks' best epoch is rank 0's: nothing is written here.
     return {"output": str(output), **module.run(made.checkpoint.folder, output, parameters, context)}
+
+
+def _chain(output: str, options: Mapping[str, Any], reporter: Reporter | None) -> tuple[Checkpoint, Chain]:
+    """The trained checkpoint that `options` name, and the chain that works on it. Raises InputError."""
+    given = {**options, "finetune": False, "split": True, "output": output}
+    made = conversion.plan(conversion.Options(**given), marker=RECEIPT)
+    runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
+    return made.checkpoint, Chain(runner, conversion.prepare(runner, made), conversion.bf16_pays())
+
+
+def distill(
+    output: str,
+    options: Mapping[str, Any],
+    *,
+    teachers: Sequence[str] = (),
+    student: str | None = None,
+    layers: int | None = None,
+    hidden: float = 0.0,
+    attention: float = 0.0,
+    unlabeled: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> dict[str, Any]:
+    """Train a small student on the answers of the model that `options` name, and of further `teachers`.
+
+    The student is a folder, or the teacher with `layers` of its layers. `hidden` and `attention` weigh the losses
+    between layers; `parameters` are further ones of the stage. Writes a Hugging Face folder. Raises InputError.
+    """
+    teacher, chain = _chain(output, options, reporter)
+    source = checkpoints.inspect(Path(student)) if student else teacher
+    depth = layer_count(source.config)
+    if student is None and layers is None:
+        raise InputError("Name the student: --layers, a number, or --student, a folder.")
+    if source.parameters > teacher.parameters:
+        raise InputError(
+            f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
+            f"{teacher.parameters / 1e6:.1f}; a student is the smaller one."
+        )
+    kept = architecture.evenly(depth, layers) if layers is not None else list(range(depth))
+    if student is None and len(kept) >= depth:
+        raise InputError(f"--layers {layers}: the teacher has {depth} layers; a student is the smaller one.")
+    layer_map = {
+        mine: architecture.matching(mine, len(kept), layer_count(teacher.config)) for mine in range(len(kept) + 1)
+    }
+    given: dict[str, Any] = {**(parameters or {}), "hidden_weight": hidden, "attention_weight": attention}
+    if hidden or attention:
+        given["layer_map"] = layer_map
+    if layers is not None:
+        given["layers"] = kept
+    text_files = {"unlabeled": unlabeled} if unlabeled else None
+    with around(chain.runner), chain.runner.warmed():
+        teaching = [
+            chain.teach(
+                Teacher(each.folder, each.sha256),
+                hidden_layers=sorted(set(layer_map.values())) if hidden and place == 0 else (),
+                attention_layers=sorted(set(layer_map.values()) - {0}) if attention and place == 0 else (),
+                unlabeled=text_files,
+                unlabeled_sha256=sha256_file(Path(unlabeled)) if unlabeled else None,
+            )
+            for place, each in enumerate([teacher, *(checkpoints.inspect(Path(name)) for name in teachers)])
+        ]
+        finished = chain.distill(
+            Teacher(source.folder, source.sha256), teaching, given,
+            title="distill", reason=f"{len(kept)} layers learn from {len(teaching)} teachers",
+        )  # fmt: skip
+    return _publish(finished, Path(output), bool(options.get("overwrite")))
+
+
+def prune(
+    output: str,
+    options: Mapping[str, Any],
+    *,
+    parameters: Mapping[str, Any],
+    learn_from_itself: bool = True,
+    reporter: Reporter | None = None,
+    around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> dict[str, Any]:
+    """Take parts out of a trained checkpoint and let it recover; `parameters` are the stage's.
+
+    It recovers on its own answers from before, or on the labels. Writes a Hugging Face folder. Raises InputError.
+    """
+    stage = importlib.import_module("toolkit.stages.prune")
+    stage.check(stage.Parameters.model_validate(parameters))
+    source, chain = _chain(output, options, reporter)
+    whole = Teacher(source.folder, source.sha256)
+    with around(chain.runner), chain.runner.warmed():
+        teaching = [chain.teach(whole)] if learn_from_itself and parameters.get("epochs", 1) else []
+        finished = chain.prune(whole, teaching, parameters, title="prune", reason="asked for")
+    return _publish(finished, Path(output), bool(options.get("overwrite")))
+
+
+def layer_count(config: Mapping[str, Any]) -> int:
+    """Number of layers that a config.json tells."""
+    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
 
 
 def export(

@@ -52,6 +52,9 @@ class StageModule(Protocol):
 _MODULES = {
     "prepare": "toolkit.stages.prepare",
     "finetune": "toolkit.stages.finetune",
+    "teach": "toolkit.stages.teach",
+    "distill": "toolkit.stages.distill",
+    "prune": "toolkit.stages.prune",
     "export": "toolkit.stages.export",
     "quantize": "toolkit.stages.quantize",
     "evaluate": "toolkit.stages.evaluate",

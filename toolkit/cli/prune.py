@@ -1,0 +1,82 @@
+"""`toolkit prune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from toolkit.cli import options, output
+
+SHARE = click.FloatRange(min=0, max=1, max_open=True)
+
+
+@click.command(name="prune")
+@click.argument("model")
+@options.data_options
+@click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The smaller checkpoint.")
+@click.option("--layers", type=click.IntRange(min=1), help="How many layers stay, evenly spread.")
+@click.option("--ffn", type=SHARE, default=0.0, help="Share of the feed-forward units that goes.")
+@click.option("--heads", type=SHARE, default=0.0, help="Share of the heads that goes, and of the width with them.")
+@click.option(
+    "--multiple", type=click.IntRange(min=1), default=32, show_default=True, help="Round the ffn width to it."
+)
+@click.option("--coverage", type=click.FloatRange(min=0, max=1), help="Keep tokens that are this share of the data.")
+@click.option("--vocabulary", type=click.IntRange(min=1), help="The most tokens that stay.")
+@click.option("--positions", is_flag=True, help="Drop the positions beyond the longest input.")
+@click.option(
+    "--importance", type=click.Choice(["taylor", "fisher", "magnitude"]), default="taylor", show_default=True,
+    help="How it is decided what goes.",
+)  # fmt: skip
+@click.option("--from-labels", is_flag=True, help="Recover on the labels instead of the model's own answers.")
+@click.option("--epochs", type=click.IntRange(min=0), default=2, show_default=True, help="Of recovery.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-5, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@options.run_options
+def command(
+    output_folder: str,
+    as_json: bool,
+    from_labels: bool,
+    layers: int | None,
+    ffn: float,
+    heads: float,
+    multiple: int,
+    coverage: float | None,
+    vocabulary: int | None,
+    positions: bool,
+    importance: str,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    **given: Any,
+) -> None:
+    """Take parts out of MODEL, a trained classifier, let it recover, and write a Hugging Face folder.
+
+    \b
+    Examples:
+      toolkit prune ./tuned --data reviews.csv --coverage 0.99 --positions -o smaller/
+      toolkit prune ./tuned --data reviews.csv --ffn 0.5 --layers 4 -o smaller/
+    """
+    from toolkit import steps
+    from toolkit.cli.convert import interruptible
+
+    with output.reporting(as_json) as reporter:
+        result = steps.prune(
+            output_folder, given, learn_from_itself=not from_labels, reporter=reporter, around=interruptible,
+            parameters={
+                "layers": layers, "ffn": ffn, "heads": heads, "multiple": multiple, "coverage": coverage,
+                "vocabulary": vocabulary, "positions": positions, "importance": importance, "epochs": epochs,
+                "learning_rate": learning_rate, "batch_size": batch_size,
+            },
+        )  # fmt: skip
+    if as_json:
+        output.print_json(result)
+        return
+    click.echo(f"{result['output']}: {result['parameters'] / 1e6:.1f} million weights.")
+    output.print_table(
+        "Shape",
+        ("", "before", "after"),
+        [(name, str(size), str(result["shape"][name])) for name, size in result["shape_before"].items()],
+    )
+    if "validation_score" in result:
+        click.echo(f"Validation score {result['validation_score']:.4f} after recovery.")

@@ -1,0 +1,247 @@
+"""`distill`: a small student learns a teacher's answers, and if wanted its hidden states and attention.
+
+Losses, each with a weight of its own:
+
+- answers: Kullback-Leibler divergence to the teacher's softened distribution, times the temperature squared (Hinton,
+  Vinyals and Dean, 2015); of several teachers, the mean distribution counts;
+- labels: cross entropy, on the texts that have one;
+- hidden states: mean squared difference, layer by layer; attention: Kullback-Leibler divergence, layer by layer
+  (TinyBERT, Jiao et al., 2020). Both take the first teacher, and a student as wide, with as many heads.
+
+The teachers' outputs come from disk (`teach`), so they are computed once, however long the student trains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from toolkit import architecture, tasks, training
+from toolkit.errors import InputError
+from toolkit.stages import Context, teach
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+
+
+class Parameters(training.Hyperparameters):
+    """The loop's hyperparameters, the student and the losses."""
+
+    epochs: int = Field(4, ge=1)
+    teaching: list[str] = Field(min_length=1, description="Outputs of `teach`, one per teacher")
+    layers: list[int] | None = Field(None, description="Layers of the source that the student starts from; all if none")
+    temperature: float = Field(2.0, gt=0)
+    answers_weight: float = Field(1.0, ge=0)
+    labels_weight: float = Field(0.0, ge=0)
+    hidden_weight: float = Field(0.0, ge=0)
+    attention_weight: float = Field(0.0, ge=0)
+    layer_map: dict[int, int] = Field(default={}, description="Student layer → teacher layer, from 1; 0: embeddings")
+
+
+class Lesson:
+    """What the teachers say about each training text, read from disk as it is needed.
+
+    Raises InputError if the teachers answered other texts than each other, or not `count` of them.
+    """
+
+    def __init__(self, teaching: Sequence[str], temperature: float, count: int) -> None:
+        self.folders = [Path(folder) for folder in teaching]
+        logits = [np.load(folder / "logits.npy", mmap_mode="r") for folder in self.folders]
+        if any(array.shape != (count, logits[0].shape[1]) for array in logits):
+            raise InputError("The teachers answered other texts than those of this run.")
+        softened = [_softmax(np.asarray(array) / temperature) for array in logits]
+        self.answers = np.mean(softened, axis=0).astype(np.float32)
+        self.offsets = np.load(self.folders[0] / "offsets.npy")
+        self.squares = np.concatenate([[0], np.cumsum(np.diff(self.offsets) ** 2)])
+        self.hidden: dict[int, Any] = {}
+        self.attention: dict[int, Any] = {}
+
+    def open_layers(self, parameters: Parameters) -> None:
+        """Open what the losses between layers need."""
+        mapped = sorted(set(parameters.layer_map.values()))
+        if parameters.hidden_weight:
+            self.hidden = self._open(self.folders[0], "hidden", mapped)
+        if parameters.attention_weight:
+            self.attention = self._open(self.folders[0], "attention", [layer for layer in mapped if layer > 0])
+
+    @staticmethod
+    def _open(folder: Path, kind: str, layers: list[int]) -> dict[int, Any]:
+        return {layer: np.load(folder / f"{kind}-{layer}.npy", mmap_mode="r") for layer in layers}
+
+    def hidden_of(self, layer: int, indices: Sequence[int], length: int) -> Any:
+        """float32[n, length, width]; zero behind each text's end."""
+        array = self.hidden[layer]
+        out = np.zeros((len(indices), length, array.shape[1]), dtype=np.float32)
+        for row, i in enumerate(indices):
+            part = array[self.offsets[i] : self.offsets[i + 1]]
+            out[row, : len(part)] = part
+        return out
+
+    def attention_of(self, layer: int, indices: Sequence[int], length: int) -> Any:
+        """float32[n, heads, length, length]; zero behind each text's end."""
+        array = self.attention[layer]
+        out = np.zeros((len(indices), array.shape[0], length, length), dtype=np.float32)
+        for row, i in enumerate(indices):
+            size = int(self.offsets[i + 1] - self.offsets[i])
+            part = array[:, self.squares[i] : self.squares[i + 1]]
+            out[row, :, :size, :size] = part.reshape(-1, size, size)
+        return out
+
+
+def _softmax(values: Any) -> Any:
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _to_answers(lesson: Lesson, temperature: float) -> Callable[..., Any]:
+    import torch
+    from torch.nn import functional
+
+    def answers(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
+        wanted = torch.from_numpy(lesson.answers[list(indices)]).to(output.logits.device)
+        said = functional.log_softmax(output.logits.float() / temperature, dim=1)
+        return functional.kl_div(said, wanted, reduction="batchmean") * temperature**2
+
+    return answers
+
+
+def _inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+
+def answers_loss(lesson: Lesson, temperature: float) -> training.Loss:
+    """The loss to the teachers' answers alone."""
+    answers = _to_answers(lesson, temperature)
+    return lambda model, batch, indices: answers(model(**_inputs(batch)), batch, indices)
+
+
+def _loss(lesson: Lesson, parameters: Parameters) -> training.Loss:
+    """The weighted sum of the losses that have a weight."""
+    import torch
+    from torch.nn import functional
+
+    def labels(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
+        known = batch["labels"] >= 0
+        if not bool(known.any()):
+            return output.logits.sum() * 0
+        return functional.cross_entropy(output.logits.float()[known], batch["labels"][known])
+
+    def hidden(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
+        mask = batch["attention_mask"][:, :, None].float()
+        parts = []
+        for mine, theirs in parameters.layer_map.items():
+            said = output.hidden_states[mine].float()
+            wanted = torch.from_numpy(lesson.hidden_of(theirs, indices, said.shape[1])).to(said.device)
+            parts.append((((said - wanted) ** 2) * mask).sum() / (mask.sum() * said.shape[2]))
+        return torch.stack(parts).mean()
+
+    def attention(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
+        rows = batch["attention_mask"][:, None, :].float()
+        parts = []
+        for mine, theirs in parameters.layer_map.items():
+            if mine == 0 or theirs == 0:
+                continue
+            said = output.attentions[mine - 1].float()
+            wanted = torch.from_numpy(lesson.attention_of(theirs, indices, said.shape[-1])).to(said.device)
+            difference = wanted * (wanted.clamp_min(1e-6).log() - said.clamp_min(1e-6).log())
+            parts.append((difference.sum(-1) * rows).sum() / (rows.sum() * said.shape[1]))
+        return torch.stack(parts).mean()
+
+    weighted: list[tuple[float, Callable[..., Any]]] = [
+        (weight, part)
+        for weight, part in (
+            (parameters.answers_weight, _to_answers(lesson, parameters.temperature)),
+            (parameters.labels_weight, labels),
+            (parameters.hidden_weight, hidden),
+            (parameters.attention_weight, attention),
+        )
+        if weight
+    ]
+    looks = {
+        "output_hidden_states": bool(parameters.hidden_weight),
+        "output_attentions": bool(parameters.attention_weight),
+    }
+
+    def total(model: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
+        output = model(**_inputs(batch), **looks)
+        return sum(weight * part(output, batch, indices) for weight, part in weighted)
+
+    return total
+
+
+def _check(model: Any, lesson: Lesson, parameters: Parameters, source: Path) -> None:
+    """Refuse losses that cannot be taken."""
+    if not (
+        parameters.answers_weight or parameters.labels_weight or parameters.hidden_weight or parameters.attention_weight
+    ):
+        raise InputError("All losses of the distillation have the weight 0.")
+    layers = model.config.num_hidden_layers
+    if parameters.layer_map and max(parameters.layer_map) > layers:
+        raise InputError(f"{source}: the student has {layers} layers; the layer map names {max(parameters.layer_map)}.")
+    if (parameters.hidden_weight or parameters.attention_weight) and not parameters.layer_map:
+        raise InputError("Hidden states and attention need a layer map: which student layer learns from which.")
+    for array in lesson.hidden.values():
+        if array.shape[1] != model.config.hidden_size:
+            raise InputError(
+                f"{source}: the student is {model.config.hidden_size} wide, its teacher {array.shape[1]}; hidden "
+                "states can be compared only where both are as wide. Distil the answers alone."
+            )
+    for array in lesson.attention.values():
+        if array.shape[0] != model.config.num_attention_heads:
+            raise InputError(
+                f"{source}: the student has {model.config.num_attention_heads} heads, its teacher {array.shape[0]}; "
+                "attention can be compared only with as many. Distil the answers alone."
+            )
+
+
+def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
+    """Train the student that `source` and `parameters.layers` describe; write the best epoch to `output`."""
+    with training.Interrupt() as stop:
+        return _run(source, output, parameters, context, stop)
+
+
+def _run(
+    source: Path, output: Path, parameters: Parameters, context: Context, stop: training.Interrupt
+) -> dict[str, Any]:
+    assert context.data is not None  # noqa: S101 - the runner always prepares data before it trains
+    context.progress(0, 1, "loading torch and the student")
+    import torch
+
+    from toolkit.engines.torch import input_names
+    from toolkit.stages import finetune
+
+    training.make_deterministic(context.threads)
+    task = tasks.get(context.task)
+    labels: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
+    torch.manual_seed(context.seed)
+    # Only the plain implementation of attention gives its weights.
+    options = {"attn_implementation": "eager"} if parameters.attention_weight else {}
+    model = finetune.load(source, task.MODEL_CLASS, labels, **options)
+    if parameters.layers is not None:
+        model = architecture.cut(model, architecture.Cut(layers=parameters.layers))
+    texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
+    lesson = Lesson(parameters.teaching, parameters.temperature, len(texts))
+    lesson.open_layers(parameters)
+    _check(model, lesson, parameters, source)
+    encoder = task.encoder(source, inputs=input_names(model, task), max_length=parameters.max_length)
+    train = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
+    if (lesson.hidden or lesson.attention) and train.lengths != np.diff(lesson.offsets).tolist():
+        raise InputError(f"{source}: the student's tokenizer is not its teacher's. Distil the answers alone.")
+    trainer = training.Trainer(
+        model,
+        parameters,
+        context,
+        train=train,
+        validation=training.encode(task, context.data, "validation", encoder),
+        loss=_loss(lesson, parameters),
+        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
+    )
+    report = trainer.run(output, stop)
+    if trainer.accelerator.is_main_process:
+        training.copy_tokenizer(source, output)
+    return {**report, "parameters": sum(p.numel() for p in model.parameters())}

@@ -1,0 +1,201 @@
+"""`prune`: parts of a checkpoint go, those that real examples need least, and what is left recovers by training.
+
+In this order: positions beyond the longest input, tokens that the data does not need, layers, feed-forward units,
+heads with their share of the width. Sizes are rounded to the multiple that the target's kernels work on. The output
+is a plain Hugging Face folder whose config says what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from toolkit import architecture, importance, tasks, training, vocabulary
+from toolkit.errors import InputError
+from toolkit.importance import Method
+from toolkit.runtime.text import TextEncoder
+from toolkit.stages import Context, distill, finetune
+from toolkit.storage import write_json
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+
+
+class Parameters(training.Hyperparameters):
+    """What goes, how it is chosen, and how the rest recovers."""
+
+    epochs: int = Field(2, ge=0, description="Of recovery; 0: none")
+    learning_rate: float = Field(5e-5, gt=0)
+    layers: int | None = Field(None, ge=1, description="How many stay")
+    ffn: float = Field(0.0, ge=0, lt=1, description="Share of the feed-forward units that goes")
+    heads: float = Field(0.0, ge=0, lt=1, description="Share of the heads that goes, and of the width with them")
+    multiple: int = Field(32, ge=1, description="What the feed-forward width is rounded to")
+    coverage: float | None = Field(None, ge=0, le=1, description="Share of the data's tokens that keep their own")
+    vocabulary: int | None = Field(None, ge=1, description="The most tokens that stay")
+    positions: bool = Field(False, description="Whether positions beyond max_length go")
+    importance: Method = "taylor"
+    importance_examples: int = Field(512, ge=1)
+    teaching: list[str] = Field([], description="Outputs of `teach` to recover by; none: recover by the labels")
+    temperature: float = Field(2.0, gt=0)
+
+
+def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
+    """Prune the checkpoint `source`, let it recover, write it to `output`. Raises InputError."""
+    with training.Interrupt() as stop:
+        return _run(source, output, parameters, context, stop)
+
+
+def _run(
+    source: Path, output: Path, parameters: Parameters, context: Context, stop: training.Interrupt
+) -> dict[str, Any]:
+    assert context.data is not None  # noqa: S101 - the runner always prepares data before it prunes
+    context.progress(0, 1, "loading torch and the checkpoint")
+    import torch
+
+    from toolkit.engines.torch import input_names
+
+    training.make_deterministic(context.threads)
+    torch.manual_seed(context.seed)
+    task = tasks.get(context.task)
+    labels: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
+    model = finetune.load(source, task.MODEL_CLASS, labels)
+    before = architecture.shape(model.config)
+    model, trimmed = _trim(source, output, model, parameters, task, context)
+    model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
+    encoder = task.encoder(output, inputs=input_names(model, task), max_length=parameters.max_length)
+    train = training.encode(task, context.data, "train", encoder)
+    if parameters.layers is not None:
+        kept = architecture.evenly(before["layers"], parameters.layers)
+        model = architecture.cut(model, architecture.Cut(layers=kept))
+    if parameters.ffn or parameters.heads:
+        model = _narrow(model, train, parameters, context)
+    report: dict[str, Any] = {
+        "shape_before": before,
+        "shape": architecture.shape(model.config),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": trimmed,
+    }
+    if not parameters.epochs:
+        model.save_pretrained(output)
+        return report
+    loss: training.Loss = lambda model, batch, _: model(**batch).loss  # noqa: E731
+    if parameters.teaching:
+        train, loss = _lesson(parameters, task, context, encoder)
+    trainer = training.Trainer(
+        model,
+        parameters,
+        context,
+        train=train,
+        validation=training.encode(task, context.data, "validation", encoder),
+        loss=loss,
+        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
+    )
+    return {**report, **trainer.run(output, stop)}
+
+
+def _lesson(
+    parameters: Parameters, task: Any, context: Context, encoder: TextEncoder
+) -> tuple[training.Examples, training.Loss]:
+    """The texts that the teachers answered, and the loss to their answers."""
+    assert context.data is not None  # noqa: S101
+    from toolkit.stages import teach
+
+    texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
+    lesson = distill.Lesson(parameters.teaching, parameters.temperature, len(texts))
+    examples = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
+    return examples, distill.answers_loss(lesson, parameters.temperature)
+
+
+def _trim(
+    source: Path, output: Path, model: Any, parameters: Parameters, task: Any, context: Context
+) -> tuple[Any, dict[str, Any] | None]:
+    """Positions and tokens that are not needed go; the tokenizer goes to `output`, rewritten if need be."""
+    training.copy_tokenizer(source, output)
+    if parameters.positions and parameters.max_length < architecture.shape(model.config)["positions"]:
+        model = architecture.cut(model, architecture.Cut(positions=parameters.max_length))
+    if parameters.coverage is None and parameters.vocabulary is None:
+        return model, None
+    tokenizer = vocabulary.read(source)
+    encoder = TextEncoder(source / "tokenizer.json", max_length=parameters.max_length, inputs=())
+    texts = _texts(task, context)
+    counts = vocabulary.count(encoder.ids, texts["train"])
+    coverage = 1.0 if parameters.coverage is None else parameters.coverage
+    kept = vocabulary.choose(tokenizer, counts, coverage, parameters.vocabulary)
+    kept = [index for index in kept if index < architecture.shape(model.config)["vocabulary"]]
+    model = architecture.cut(model, architecture.Cut(vocabulary=kept))
+    write_json(output / "tokenizer.json", vocabulary.rewrite(tokenizer, kept))
+    config = output / "tokenizer_config.json"
+    if config.exists():
+        write_json(config, vocabulary.rewrite_config(json.loads(config.read_text(encoding="utf-8")), kept))
+    for name in vocabulary.OTHER_FILES:
+        (output / name).unlink(missing_ok=True)
+    after = TextEncoder(output / "tokenizer.json", max_length=parameters.max_length, inputs=())
+    return model, {
+        "tokens_before": len(vocabulary.tokens(tokenizer)),
+        "tokens": len(kept),
+        "coverage": {split: _coverage(encoder, after, part, kept) for split, part in texts.items() if part},
+    }
+
+
+def _texts(task: Any, context: Context) -> dict[str, list[str]]:
+    assert context.data is not None  # noqa: S101
+    return {
+        split: [example.text for example in task.read_examples(context.data, split)]
+        for split in ("train", "validation", "eval")
+    }
+
+
+def _coverage(before: TextEncoder, after: TextEncoder, texts: Sequence[str], kept: list[int]) -> dict[str, float]:
+    """What the smaller vocabulary costs: the share of tokens that stayed, and how much longer the texts got."""
+    stays = set(kept)
+    old = [before.ids(text) for text in texts]
+    total = sum(map(len, old))
+    return {
+        "tokens_kept": sum(index in stays for ids in old for index in ids) / total,
+        "texts_unchanged": sum(all(index in stays for index in ids) for ids in old) / len(old),
+        "length_ratio": sum(len(after.ids(text)) for text in texts) / total,
+    }
+
+
+def _narrow(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> Any:
+    """Feed-forward units, and heads with their share of the width, go by importance."""
+    import torch
+
+    sizes = architecture.shape(model.config)
+    chosen = np.random.default_rng(context.seed).permutation(len(train.labels))[: parameters.importance_examples]
+    batches = []
+    for start in range(0, len(chosen), 8):
+        part = sorted(chosen[start : start + 8].tolist(), key=lambda i: train.lengths[i])
+        batches.append(training.tensors(train, part, parameters.max_length))
+    context.progress(0, 1, f"importance over {len(chosen)} examples")
+    found = importance.measure(
+        model, parameters.importance, batches, lambda model, batch: model(**batch).loss
+    )  # fmt: skip
+    wanted: dict[str, Any] = {}
+    if parameters.ffn:
+        count = importance.rounded(sizes["ffn"], parameters.ffn, parameters.multiple)
+        wanted["ffn"] = [importance.best(row, count) for row in found.ffn]
+    if parameters.heads:
+        heads = max(1, round(sizes["heads"] * (1 - parameters.heads)))
+        wanted["heads"] = [importance.best(row, heads) for row in found.heads]
+        wanted["width"] = importance.best(found.width, sizes["width"] // sizes["heads"] * heads)
+    with torch.no_grad():
+        return architecture.cut(model, architecture.Cut(**wanted))
+
+
+def check(parameters: Parameters) -> None:
+    """Refuse a pruning that prunes nothing. Raises InputError."""
+    if not (
+        parameters.layers is not None
+        or parameters.ffn
+        or parameters.heads
+        or parameters.positions
+        or parameters.coverage is not None
+        or parameters.vocabulary is not None
+    ):
+        raise InputError("Nothing to prune: name layers, a share of the ffn or of the heads, or a vocabulary.")
