@@ -220,6 +220,10 @@ def test_what_cannot_be_learned_is_refused(
         assert not (tmp_path / "out").exists()
 
     refuse("Name the student")
+    refuse("nofile.txt is not a text file, or it is empty", layers=1, unlabeled="nofile.txt")
+    refuse("Data file nofile.csv does not exist", layers=1, unlabeled="nofile.csv")
+    refuse("Model nofolder does not exist", student="nofolder")
+    refuse("Model nofolder does not exist", layers=1, teachers=["nofolder"])
     refuse("A student of 3 layers cannot be made from a model with 2", layers=3)
     refuse("--layers 2: the teacher has 2 layers; a student is the smaller one", layers=2)
     refuse("is not a trained classifier", layers=1, options={"model": str(encoder)})

@@ -241,14 +241,21 @@ def stratified_split(examples: Sequence[Example], fractions: Sequence[float], se
     return [[part[int(position)] for position in generator.permutation(len(part))] for part in parts]
 
 
+def check_texts(path: Path) -> None:
+    """Refuse what can be seen to be no file of texts without reading it. Raises InputError."""
+    if path.suffix.lower() != ".txt":
+        check_readable(path)
+    elif not path.is_file() or path.stat().st_size == 0:
+        raise InputError(f"{path} is not a text file, or it is empty.")
+
+
 def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
     """The texts of a file without labels, one after the other, in little memory whatever its size.
 
     A `.txt` file has one text per line; every other format is read by its text column. Raises InputError.
     """
+    check_texts(path)
     if path.suffix.lower() == ".txt":
-        if not path.is_file():
-            raise InputError(f"File {path} does not exist.")
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
@@ -256,7 +263,6 @@ def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
                 except UnicodeDecodeError as error:
                     raise InputError(f"{path}:{number}: not UTF-8 text. Convert it first.") from error
         return
-    check_readable(path)
     try:
         import datasets
     except ImportError as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 from toolkit import architecture, conversion, stages
 from toolkit import checkpoint as checkpoints
+from toolkit import data as tables
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain, Teacher
@@ -86,6 +87,9 @@ def _finetune_here(
 
 def _chain(output: str, options: Mapping[str, Any], reporter: Reporter | None) -> tuple[Checkpoint, Chain]:
     """The trained checkpoint that `options` name, and the chain that works on it. Raises InputError."""
+    folder = Path(str(options["model"]))
+    if folder.is_dir() and checkpoints.inspect(folder).labels is None:
+        raise InputError(f"{folder} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
     given = {**options, "finetune": False, "split": True, "output": output}
     made = conversion.plan(conversion.Options(**given), marker=RECEIPT)
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
@@ -111,11 +115,15 @@ def distill(
     The student is a folder, or the teacher with `layers` of its layers. `hidden` and `attention` weigh the losses
     between layers; `parameters` are further ones of the stage. Writes a Hugging Face folder. Raises InputError.
     """
-    teacher, chain = _chain(output, options, reporter)
-    source = checkpoints.inspect(Path(student)) if student else teacher
-    depth = layer_count(source.config)
     if student is None and layers is None:
         raise InputError("Name the student: --layers, a number, or --student, a folder.")
+    if unlabeled:
+        tables.check_texts(Path(unlabeled))
+    given_student = checkpoints.inspect(Path(student)) if student else None
+    others = [checkpoints.inspect(Path(name)) for name in teachers]
+    teacher, chain = _chain(output, options, reporter)
+    source = given_student or teacher
+    depth = layer_count(source.config)
     if source.parameters > teacher.parameters:
         raise InputError(
             f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
@@ -142,7 +150,7 @@ def distill(
                 unlabeled=text_files,
                 unlabeled_sha256=sha256_file(Path(unlabeled)) if unlabeled else None,
             )
-            for place, each in enumerate([teacher, *(checkpoints.inspect(Path(name)) for name in teachers)])
+            for place, each in enumerate([teacher, *others])
         ]
         finished = chain.distill(
             Teacher(source.folder, source.sha256), teaching, given,
