@@ -194,7 +194,7 @@ def test_what_is_left_recovers(pruned: Prune, tuned: Path, prepared: Path, tmp_p
 
 
 def test_the_verb_prunes_and_its_output_converts(tuned: Path, csv_file: Path, tmp_path: Path) -> None:
-    """The logits of a pruned checkpoint, loaded in a fresh process, are those of the bundle's float artifact."""
+    """The float artifacts give the pruned checkpoint's logits, and a fresh process without the toolkit the same."""
     cache = ("--cache-dir", tmp_path / "cache")
     given = ("prune", tuned, "--data", csv_file, "--ffn", "0.5", "--coverage", "0.98", "--positions", "--epochs", "1")
     done = run_toolkit(*given, "-o", tmp_path / "small", *cache)
@@ -216,7 +216,8 @@ def test_the_verb_prunes_and_its_output_converts(tuned: Path, csv_file: Path, tm
     fresh = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "small")], capture_output=True, text=True, check=True
     )
-    assert len(json.loads(fresh.stdout.strip().splitlines()[-1])[0]) == 2
+    said = json.loads(fresh.stdout.strip().splitlines()[-1])[0]
+    assert said == pytest.approx(logits(tmp_path / "small", ["a quiet, brilliant film"])[0], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ class Checkpoint:
         return any(name.startswith(("classifier.", "score.", "pre_classifier.")) for name in self.tensors)
 
     @property
+    def layers(self) -> int:
+        """How many layers the config tells; 0 if it tells none."""
+        return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+
+    @property
     def model_limit(self) -> int:
         """The most tokens that the model's position table takes."""
         positions = self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from toolkit.checkpoint import Checkpoint
 from toolkit.devices import local
 from toolkit.runner import Finished, Runner
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A trained checkpoint that others learn from."""
-
-    folder: Path
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,7 @@ class Chain:
 
     def teach(
         self,
-        teacher: Teacher,
+        teacher: Checkpoint,
         *,
         hidden_layers: Sequence[int] = (),
         attention_layers: Sequence[int] = (),
@@ -57,13 +49,25 @@ class Chain:
         )
 
     def distill(
-        self, student: Teacher, teaching: Sequence[Finished], parameters: Mapping[str, Any], *, title: str, reason: str
+        self,
+        student: Checkpoint,
+        teaching: Sequence[Finished],
+        parameters: Mapping[str, Any],
+        *,
+        title: str,
+        reason: str,
     ) -> Finished:
         """Train a student, made from the checkpoint `student`, on what teachers said."""
         return self._train("distill", student, teaching, parameters, title, reason)
 
     def prune(
-        self, source: Teacher, teaching: Sequence[Finished], parameters: Mapping[str, Any], *, title: str, reason: str
+        self,
+        source: Checkpoint,
+        teaching: Sequence[Finished],
+        parameters: Mapping[str, Any],
+        *,
+        title: str,
+        reason: str,
     ) -> Finished:
         """Prune a checkpoint and let it recover on what teachers said, or on the labels if there are none."""
         return self._train("prune", source, teaching, parameters, title, reason)
@@ -71,7 +75,7 @@ class Chain:
     def _train(
         self,
         stage: str,
-        source: Teacher,
+        source: Checkpoint,
         teaching: Sequence[Finished],
         parameters: Mapping[str, Any],
         title: str,

@@ -22,7 +22,7 @@ from toolkit import checkpoint as checkpoints
 from toolkit import data as tables
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
-from toolkit.compression import Chain, Teacher
+from toolkit.compression import Chain
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.recipe import METHODS
@@ -123,7 +123,7 @@ def distill(
     others = [checkpoints.inspect(Path(name)) for name in teachers]
     teacher, chain = _chain(output, options, reporter)
     source = given_student or teacher
-    depth = layer_count(source.config)
+    depth = source.layers
     if source.parameters > teacher.parameters:
         raise InputError(
             f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
@@ -132,28 +132,27 @@ def distill(
     kept = architecture.evenly(depth, layers) if layers is not None else list(range(depth))
     if student is None and len(kept) >= depth:
         raise InputError(f"--layers {layers}: the teacher has {depth} layers; a student is the smaller one.")
-    layer_map = {
-        mine: architecture.matching(mine, len(kept), layer_count(teacher.config)) for mine in range(len(kept) + 1)
-    }
+    layer_map = {mine: architecture.matching(mine, len(kept), teacher.layers) for mine in range(len(kept) + 1)}
     given: dict[str, Any] = {**(parameters or {}), "hidden_weight": hidden, "attention_weight": attention}
     if hidden or attention:
         given["layer_map"] = layer_map
     if layers is not None:
         given["layers"] = kept
     text_files = {"unlabeled": unlabeled} if unlabeled else None
+    texts_sha256 = sha256_file(Path(unlabeled)) if unlabeled else None
     with around(chain.runner), chain.runner.warmed():
         teaching = [
             chain.teach(
-                Teacher(each.folder, each.sha256),
+                each,
                 hidden_layers=sorted(set(layer_map.values())) if hidden and place == 0 else (),
                 attention_layers=sorted(set(layer_map.values()) - {0}) if attention and place == 0 else (),
                 unlabeled=text_files,
-                unlabeled_sha256=sha256_file(Path(unlabeled)) if unlabeled else None,
+                unlabeled_sha256=texts_sha256,
             )
             for place, each in enumerate([teacher, *others])
         ]
         finished = chain.distill(
-            Teacher(source.folder, source.sha256), teaching, given,
+            source, teaching, given,
             title="distill", reason=f"{len(kept)} layers learn from {len(teaching)} teachers",
         )  # fmt: skip
     return _publish(finished, Path(output), bool(options.get("overwrite")))
@@ -175,16 +174,10 @@ def prune(
     stage = importlib.import_module("toolkit.stages.prune")
     stage.check(stage.Parameters.model_validate(parameters))
     source, chain = _chain(output, options, reporter)
-    whole = Teacher(source.folder, source.sha256)
     with around(chain.runner), chain.runner.warmed():
-        teaching = [chain.teach(whole)] if learn_from_itself and parameters.get("epochs", 1) else []
-        finished = chain.prune(whole, teaching, parameters, title="prune", reason="asked for")
+        teaching = [chain.teach(source)] if learn_from_itself and parameters.get("epochs", 1) else []
+        finished = chain.prune(source, teaching, parameters, title="prune", reason="asked for")
     return _publish(finished, Path(output), bool(options.get("overwrite")))
-
-
-def layer_count(config: Mapping[str, Any]) -> int:
-    """Number of layers that a config.json tells."""
-    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
 
 
 def export(

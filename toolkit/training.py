@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from toolkit import tasks
 from toolkit.engines import Arrays
 from toolkit.stages import Context
 from toolkit.storage import publish_folder, write_json
@@ -347,9 +348,50 @@ def copy_tokenizer(source: Path, output: Path) -> None:
             shutil.copy(path, output / path.name)
 
 
-def make_deterministic(threads: int) -> None:
-    """The same numbers on every run with as many threads."""
+def begin(context: Context) -> tuple[TaskModule, list[str]]:
+    """Make torch give the same numbers on every run, from the seed: the task, and the labels of the prepared data."""
     import torch
 
-    torch.set_num_threads(threads)
+    assert context.data is not None  # noqa: S101 - the runner always prepares data before a stage trains
+    torch.set_num_threads(context.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(context.seed)  # a new head starts from it
+    labels: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
+    return tasks.get(context.task), labels
+
+
+def fit(
+    model: Any,
+    parameters: Hyperparameters,
+    context: Context,
+    stop: Interrupt,
+    output: Path,
+    *,
+    labels: list[str],
+    encoder: Any,
+    train: Examples,
+    loss: Loss,
+    tokenizer: Path | None = None,
+) -> dict[str, Any]:
+    """Train `model` by its score on the validation split and write the best epoch to `output`; with the tokenizer of
+    the checkpoint `tokenizer`, if one is given. What was done, for the receipt."""
+    assert context.data is not None  # noqa: S101
+    task = tasks.get(context.task)
+    trainer = Trainer(
+        model,
+        parameters,
+        context,
+        train=train,
+        validation=encode(task, context.data, "validation", encoder),
+        loss=loss,
+        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
+    )
+    report = trainer.run(output, stop)
+    if tokenizer is not None and trainer.accelerator.is_main_process:
+        copy_tokenizer(tokenizer, output)
+    return report
+
+
+def from_labels(model: Any, batch: dict[str, Any], _: Sequence[int]) -> Any:
+    """The model's own loss: cross entropy to the labels."""
+    return model(**batch).loss

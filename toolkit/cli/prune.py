@@ -23,7 +23,7 @@ SHARE = click.FloatRange(min=0, max=1, max_open=True)
 )
 @click.option("--coverage", type=click.FloatRange(min=0, max=1), help="Keep tokens that are this share of the data.")
 @click.option("--vocabulary", type=click.IntRange(min=1), help="The most tokens that stay.")
-@click.option("--positions", is_flag=True, help="Drop the positions beyond the longest input.")
+@click.option("--positions", is_flag=True, help="Drop positions beyond the truncation length.")
 @click.option(
     "--importance", type=click.Choice(["taylor", "fisher", "magnitude"]), default="taylor", show_default=True,
     help="How it is decided what goes.",

@@ -13,7 +13,6 @@ The teachers' outputs come from disk (`teach`), so they are computed once, howev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from toolkit import architecture, tasks, training
+from toolkit import architecture, training
+from toolkit.behaviour import softmax
 from toolkit.errors import InputError
 from toolkit.stages import Context, teach
 
@@ -54,7 +54,7 @@ class Lesson:
         logits = [np.load(folder / "logits.npy", mmap_mode="r") for folder in self.folders]
         if any(array.shape != (count, logits[0].shape[1]) for array in logits):
             raise InputError("The teachers answered other texts than those of this run.")
-        softened = [_softmax(np.asarray(array) / temperature) for array in logits]
+        softened = [softmax(np.asarray(array) / temperature) for array in logits]
         self.answers = np.mean(softened, axis=0).astype(np.float32)
         self.offsets = np.load(self.folders[0] / "offsets.npy")
         self.squares = np.concatenate([[0], np.cumsum(np.diff(self.offsets) ** 2)])
@@ -91,11 +91,6 @@ class Lesson:
             part = array[:, self.squares[i] : self.squares[i + 1]]
             out[row, :, :size, :size] = part.reshape(-1, size, size)
         return out
-
-
-def _softmax(values: Any) -> Any:
-    shifted = np.exp(values - values.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def _to_answers(lesson: Lesson, temperature: float) -> Callable[..., Any]:
@@ -210,15 +205,10 @@ def _run(
 ) -> dict[str, Any]:
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it trains
     context.progress(0, 1, "loading torch and the student")
-    import torch
-
     from toolkit.engines.torch import input_names
     from toolkit.stages import finetune
 
-    training.make_deterministic(context.threads)
-    task = tasks.get(context.task)
-    labels: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
-    torch.manual_seed(context.seed)
+    task, labels = training.begin(context)
     # Only the plain implementation of attention gives its weights.
     options = {"attn_implementation": "eager"} if parameters.attention_weight else {}
     model = finetune.load(source, task.MODEL_CLASS, labels, **options)
@@ -232,16 +222,8 @@ def _run(
     train = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
     if (lesson.hidden or lesson.attention) and train.lengths != np.diff(lesson.offsets).tolist():
         raise InputError(f"{source}: the student's tokenizer is not its teacher's. Distil the answers alone.")
-    trainer = training.Trainer(
-        model,
-        parameters,
-        context,
-        train=train,
-        validation=training.encode(task, context.data, "validation", encoder),
-        loss=_loss(lesson, parameters),
-        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
-    )
-    report = trainer.run(output, stop)
-    if trainer.accelerator.is_main_process:
-        training.copy_tokenizer(source, output)
+    report = training.fit(
+        model, parameters, context, stop, output,
+        labels=labels, encoder=encoder, train=train, loss=_loss(lesson, parameters), tokenizer=source,
+    )  # fmt: skip
     return {**report, "parameters": sum(p.numel() for p in model.parameters())}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from toolkit import tasks, training
+from toolkit import training
 from toolkit.errors import InputError
 from toolkit.stages import Context
 
@@ -67,27 +66,13 @@ def _run(
 ) -> dict[str, Any]:
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it trains
     context.progress(0, 1, "loading torch and the checkpoint")
-    import torch
-
     from toolkit.engines.torch import input_names
 
-    training.make_deterministic(context.threads)
-    task = tasks.get(context.task)
-    labels: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
-    torch.manual_seed(context.seed)  # a new head starts from it
+    task, labels = training.begin(context)
     model = load(source, task.MODEL_CLASS, labels)
     encoder = task.encoder(source, inputs=input_names(model, task), max_length=parameters.max_length)
-    train, validation = (training.encode(task, context.data, split, encoder) for split in ("train", "validation"))
-    trainer = training.Trainer(
-        model,
-        parameters,
-        context,
-        train=train,
-        validation=validation,
-        loss=lambda model, batch, _: model(**batch).loss,
-        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
-    )
-    report = trainer.run(output, stop)
-    if trainer.accelerator.is_main_process:
-        training.copy_tokenizer(source, output)
-    return report
+    train = training.encode(task, context.data, "train", encoder)
+    return training.fit(
+        model, parameters, context, stop, output,
+        labels=labels, encoder=encoder, train=train, loss=training.from_labels, tokenizer=source,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """`prune`: parts of a checkpoint go, those that real examples need least, and what is left recovers by training.
 
-In this order: positions beyond the longest input, tokens that the data does not need, layers, feed-forward units,
+In this order: positions beyond the truncation length, tokens that the data does not need, layers, feed-forward units,
 heads with their share of the width. Sizes are rounded to the multiple that the target's kernels work on. The output
 is a plain Hugging Face folder whose config says what is in it.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from toolkit import architecture, importance, tasks, training, vocabulary
+from toolkit import architecture, importance, training, vocabulary
 from toolkit.errors import InputError
 from toolkit.importance import Method
 from toolkit.runtime.text import TextEncoder
@@ -55,14 +55,9 @@ def _run(
 ) -> dict[str, Any]:
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it prunes
     context.progress(0, 1, "loading torch and the checkpoint")
-    import torch
-
     from toolkit.engines.torch import input_names
 
-    training.make_deterministic(context.threads)
-    torch.manual_seed(context.seed)
-    task = tasks.get(context.task)
-    labels: list[str] = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
+    task, labels = training.begin(context)
     model = finetune.load(source, task.MODEL_CLASS, labels)
     before = architecture.shape(model.config)
     model, trimmed = _trim(source, output, model, parameters, task, context)
@@ -83,19 +78,13 @@ def _run(
     if not parameters.epochs:
         model.save_pretrained(output)
         return report
-    loss: training.Loss = lambda model, batch, _: model(**batch).loss  # noqa: E731
+    loss: training.Loss = training.from_labels
     if parameters.teaching:
         train, loss = _lesson(parameters, task, context, encoder)
-    trainer = training.Trainer(
-        model,
-        parameters,
-        context,
-        train=train,
-        validation=training.encode(task, context.data, "validation", encoder),
-        loss=loss,
-        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
+    trained = training.fit(
+        model, parameters, context, stop, output, labels=labels, encoder=encoder, train=train, loss=loss
     )
-    return {**report, **trainer.run(output, stop)}
+    return {**report, **trained}
 
 
 def _lesson(
