@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 
 import toolkit
-from toolkit import steps
+from toolkit import engines, steps
 from toolkit.engines import litert as litert_engine
 from toolkit.engines import onnxruntime as onnxruntime_engine
 from toolkit.errors import InputError
-from toolkit.export import litert
+from toolkit.export import flatbuffer, litert
 from toolkit.export import onnx as onnx_format
 
 LENGTHS = [16, 24, 32, 64]
@@ -53,6 +54,49 @@ def ones(rows: int, length: int) -> dict[str, Any]:
 
 
 # --- LiteRT
+
+
+def test_repetition_goes_and_answers_stay(exported: dict[str, Path], tmp_path: Path) -> None:
+    from ai_edge_quantizer import quantizer, recipe
+
+    as_made, compact = tmp_path / "as-made.tflite", tmp_path / "compact.tflite"
+    worker = quantizer.Quantizer(str(exported["litert"] / "model.tflite"))
+    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    worker.quantize().export_model(str(as_made))
+    shutil.copy(as_made, compact)
+    flatbuffer.compact(compact)
+    # Scales and zero points of the embeddings alone, 12 bytes a token, for all signatures but one.
+    assert as_made.stat().st_size - compact.stat().st_size > 30522 * 12 * (len(LENGTHS) - 1)
+    before, after = read_flatbuffer(as_made), read_flatbuffer(compact)
+    assert before == after
+    generator = np.random.default_rng(0)
+    engines_of = [engines.get("litert").load(path) for path in (as_made, compact)]
+    for length in LENGTHS:
+        inputs = {**ones(1, length), "input_ids": generator.integers(0, 30522, (1, length))}
+        first, second = (engine.run(inputs)["output_0"] for engine in engines_of)
+        assert np.array_equal(first, second)
+    once = compact.read_bytes()
+    flatbuffer.compact(compact)
+    assert compact.read_bytes() == once
+    weights = [
+        json.loads(json.dumps(litert.describe(path, "int8")))["weight_bytes_read"] for path in (as_made, compact)
+    ]
+    assert weights[0] == weights[1] > 2 * 1_700_000  # two layers
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        (
+            "a.export.<locals>.Logits/m.BertModel_bert/m.BertEncoder_encoder/m.ModuleList_layer/0/add;",
+            "bert/encoder/layer/0/add",
+        ),
+        ("length_24_input_ids", "length_24_input_ids"),
+        ("arith.constant3", "constant3"),
+    ],
+)
+def test_a_tensor_is_named_by_its_modules(name: str, short: str) -> None:
+    assert flatbuffer.short_name(name) == short
 
 
 def read_flatbuffer(path: Path) -> tuple[list[tuple[str, int]], dict[str, bytes]]:

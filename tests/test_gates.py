@@ -7,7 +7,7 @@ import pytest
 
 from toolkit.bench.statistics import Comparison
 from toolkit.errors import InputError
-from toolkit.gates import parity, score, size, speed
+from toolkit.gates import classes, economy, memory, parity, score, size, speed
 from toolkit.gates.speed import Latency
 
 REFERENCE = np.array([[1.0, -1.0], [0.2, 0.1], [-3.0, 2.0]], dtype=np.float32)
@@ -133,3 +133,54 @@ def test_latency_budget_of_a_measurement_and_of_an_estimate() -> None:
     assert speed.check_budget(estimate, 2.5).passed  # it may be that fast
     assert not speed.check_budget(estimate, 1.9).passed
     assert "--max-latency 1.9 ms" in speed.check_budget(estimate, 1.9).reason
+
+
+# Memory
+
+
+def test_memory_budget_takes_a_measurement() -> None:
+    assert memory.check(150_000_000, 150).passed
+    refused = memory.check(151_000_000, 150)
+    assert not refused.passed
+    assert refused.reason == "151 MB at most in a Python process that runs it here (--max-memory 150 MB)"
+    assert not memory.check(None, 150).passed
+    assert memory.check(None, None).passed
+
+
+# Economy
+
+
+@pytest.mark.parametrize(
+    ("verdict", "size_after", "passed"),
+    [
+        ("faster", 10_000_000, True),
+        ("faster", 11_000_000, True),  # larger, and that is what it costs
+        ("undecided", 9_800_000, True),
+        ("undecided", 9_900_000, False),  # 1 % is not worth a stage
+        ("slower", 5_000_000, False),
+    ],
+)
+def test_a_stage_pays_if_it_is_faster_or_smaller_and_not_slower(verdict: str, size_after: int, passed: bool) -> None:
+    against = Comparison(0.9, 0.8, 1.0, verdict)  # type: ignore[arg-type]
+    answer = economy.check(10_000_000, size_after, MEASURED, Latency(1.8, "measured"), against)
+    assert answer.passed == passed
+    assert "2.00 ms → 1.80 ms: 0.90x the time (0.80-1.00)" in answer.reason
+
+
+def test_a_stage_that_is_estimated_is_judged_by_value() -> None:
+    fast, slow = Latency(2, "estimate", 1, 4), Latency(3, "estimate", 1, 9)
+    assert economy.check(10, 10, slow, fast, None).passed
+    assert not economy.check(10, 10, fast, fast, None).passed
+    assert not economy.check(10, 5, fast, slow, None).passed
+    assert economy.check(10, 5, None, None, None).passed
+    assert economy.check(10, 10, None, None, None).reason.endswith("neither faster nor smaller")
+
+
+# Classes
+
+
+def test_what_the_mean_may_lose_each_class_may_lose_besides() -> None:
+    change = {"recall_before": 0.9, "recall_after": 0.83, "change": -0.07, "low": -0.09, "high": -0.05}
+    assert not classes.check({"bad": change}).passed
+    assert classes.check({"bad": change}, allowed=0.03).passed
+    assert "limit -0.08" in classes.check({"bad": change}, allowed=0.03).reason

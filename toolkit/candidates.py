@@ -7,6 +7,7 @@ split runs through a candidate only while it can still win. Every candidate keep
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit import estimate, tasks
+from toolkit import behaviour, estimate, tasks
 from toolkit.bench.statistics import Comparison, compare
+from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
 from toolkit.export import FORMAT_OF_ENGINE
-from toolkit.gates import Verdict, parity, score, size, speed
+from toolkit.gates import Verdict, classes, memory, parity, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
@@ -56,8 +58,18 @@ class Candidate:
         return next((f"{v.gate}: {v.reason}" for v in self.verdicts if not v.passed), None)
 
     @property
+    def refused_by(self) -> set[str]:
+        """The gates that refused."""
+        return {verdict.gate for verdict in self.verdicts if not verdict.passed}
+
+    @property
     def metrics(self) -> dict[str, Any]:
         return self.answers.report if self.answers else {}
+
+    @property
+    def peak_rss_bytes(self) -> int | None:
+        """The most memory of the process that evaluated it: Python, engine, model and the examples."""
+        return self.answers.receipt.get("peak_rss_bytes") if self.answers else None
 
     def as_dict(self) -> dict[str, Any]:
         """For the report and the manifest."""
@@ -72,6 +84,7 @@ class Candidate:
             "engine": self.plan.engine,
             "precision": self.plan.precision,
             "size_bytes": self.artifact.get("size_bytes"),
+            "peak_rss_bytes": self.peak_rss_bytes,
             "score": self.metrics.get("score"),
             "score_examples": self.metrics.get("examples"),
             "latency": latency,
@@ -83,17 +96,28 @@ class Candidate:
 
 @dataclass
 class Workshop:
-    """What making and judging candidates needs; filled by `toolkit.conversion`."""
+    """What making and judging candidates needs; filled by `toolkit.conversion`.
+
+    `original` is the float checkpoint that everything is compared with; `checkpoint` is what is exported: the original,
+    or what a compression made of it, which `label` names.
+    """
 
     runner: Runner
     recipe: Recipe
     target: Target
-    checkpoint: Path
-    checkpoint_sha256: str
+    original: Checkpoint
+    checkpoint: Checkpoint
     data: Finished
     measurable: bool
     workers: int
-    reference: Finished | None = None
+    label: str = ""
+    reference: Finished | None = None  # the original's answers
+    own: Finished | None = None  # the checkpoint's
+
+    @property
+    def suffix(self) -> str:
+        """What the titles of stages end with."""
+        return f", {self.label}" if self.label else ""
 
     @property
     def data_report(self) -> dict[str, Any]:
@@ -136,11 +160,11 @@ class Workshop:
             }
         return self.runner.run(
             "export",
-            self.checkpoint,
+            self.checkpoint.folder,
             parameters,
-            title=f"export {file_kind(engine)}",
+            title=f"export {file_kind(engine)}{self.suffix}",
             reason=f"{engine} runs {file_kind(engine)} files",
-            inputs={"source": self.checkpoint_sha256},
+            inputs={"source": self.checkpoint.sha256},
             with_torch=True,
         )
 
@@ -152,7 +176,7 @@ class Workshop:
             "quantize",
             exported.output,
             {"method": plan.method},
-            title=f"quantize {file_kind(plan.engine)} to {plan.precision}",
+            title=f"quantize {file_kind(plan.engine)} to {plan.precision}{self.suffix}",
             reason=f"{plan.method}: smaller, and faster where the target has {plan.precision} arithmetic",
             inputs={"source": exported.sha256},
         )
@@ -176,9 +200,15 @@ def make(workshop: Workshop) -> list[Candidate]:
         jobs: list[Future[None]] = []
 
         def make_reference() -> None:
+            original, own = workshop.original, workshop.checkpoint
             workshop.reference = workshop.evaluate(
-                "torch", workshop.checkpoint, workshop.checkpoint_sha256, None, "the float checkpoint"
+                "torch", original.folder, original.sha256, None, "the float checkpoint"
             )
+            workshop.own = workshop.reference
+            if own.sha256 != original.sha256:
+                workshop.own = workshop.evaluate(
+                    "torch", own.folder, own.sha256, None, f"the checkpoint, {workshop.label}"
+                )
 
         def make_all(engine: str) -> None:
             try:
@@ -197,7 +227,7 @@ def make(workshop: Workshop) -> list[Candidate]:
                 candidate.built, candidate.artifact = built, artifact
                 first = PARITY_EXAMPLES if candidate.plan.method is None else None
                 candidate.answers = workshop.evaluate(
-                    candidate.plan.engine, built.output, built.sha256, first, candidate.name
+                    candidate.plan.engine, built.output, built.sha256, first, f"{candidate.name}{workshop.suffix}"
                 )
             except ToolkitError as error:
                 candidate.verdicts.append(Verdict("build", False, str(error)))
@@ -218,8 +248,9 @@ def make(workshop: Workshop) -> list[Candidate]:
 
 
 def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
-    """Parity (float), score and size, from the answers at hand."""
+    """Parity (float), score, classes, size and memory, from the answers at hand."""
     assert workshop.reference is not None  # noqa: S101 - made before any candidate is judged
+    assert workshop.own is not None  # noqa: S101
     if candidate.answers is None:
         return
     reference = workshop.logits(workshop.reference)
@@ -228,15 +259,19 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
     candidate.agreement = parity.agreement(reference, answers, names)
     candidate.verdicts = []
     if candidate.plan.method is None:
-        candidate.verdicts.append(parity.check(reference, answers))
+        candidate.verdicts.append(parity.check(workshop.logits(workshop.own), answers))
     task = tasks.get(workshop.recipe.task)
     examples = task.read_examples(workshop.data.output, "eval")[: len(answers)]
     labels = np.asarray([example.label for example in examples])
     same_examples = task.metrics(reference[: len(answers)], labels, names)
     budgets = workshop.recipe.budgets
+    allowed = same_examples["score"] - score.floor(budgets.min_score, same_examples["score"])
+    changes = behaviour.class_changes(reference[: len(answers)], answers, labels, names, workshop.recipe.seed)
     candidate.verdicts += [
         score.check(candidate.metrics["score"], same_examples["score"], budgets.min_score, task.SCORE_NAME),
+        classes.check(changes, allowed),
         size.check(candidate.artifact["size_bytes"], budgets.max_size_mb),
+        memory.check(candidate.peak_rss_bytes, budgets.max_memory_mb),
     ]
 
 
@@ -247,26 +282,35 @@ def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]
     built = [c for c in candidates if c.built is not None and c.answers is not None]  # and its engine runs it
     cpu = [c for c in built if workshop.target.engine(c.plan.engine).processor == "cpu"]
     if workshop.measurable and cpu:
-        report = measure(workshop, cpu)
-    assert workshop.reference is not None  # noqa: S101 - made before anything is timed
+        report = measure(workshop, {candidate.name: candidate for candidate in cpu})
+    assert workshop.own is not None  # noqa: S101 - made before anything is timed
     for candidate in built:
         if candidate.latency is None:
-            candidate.latency = estimate.latency(
-                workshop.target,
-                workshop.target.engine(candidate.plan.engine),
-                candidate.plan.precision,
-                operations=workshop.reference.report["operations"],
-                weight_bytes=candidate.artifact["weight_bytes_read"],
-                operators=sum(candidate.artifact["operators"].values()),
-            )
+            candidate.latency = estimated(workshop, candidate, workshop.own.report["operations"])
     return report
 
 
-def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
-    """Time candidates and the float checkpoint in turn; fills `latency` and `times`."""
+def estimated(workshop: Workshop, candidate: Candidate, operations: float) -> Latency | None:
+    """What the target's profile says of a candidate's latency; `operations` is the arithmetic of one inference."""
+    return estimate.latency(
+        workshop.target,
+        workshop.target.engine(candidate.plan.engine),
+        candidate.plan.precision,
+        operations=operations,
+        weight_bytes=candidate.artifact["weight_bytes_read"],
+        operators=sum(candidate.artifact["operators"].values()),
+    )
+
+
+def measure(workshop: Workshop, candidates: Mapping[str, Candidate], title: str = "measure speed") -> dict[str, Any]:
+    """Time candidates, by name, and the original float checkpoint in turn; fills `latency` and `times`."""
     from toolkit.devices import local
 
-    listed = [{"name": c.name, "engine": c.plan.engine, "folder": str(c.built.output)} for c in candidates if c.built]
+    listed = [
+        {"name": name, "engine": c.plan.engine, "folder": str(c.built.output)}
+        for name, c in candidates.items()
+        if c.built
+    ]
     shared = {
         "max_length": workshop.data_report["max_length"],
         "examples": TIMED_EXAMPLES,
@@ -275,13 +319,13 @@ def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
     device = local.describe()
     timing = workshop.runner.run(
         "measure",
-        workshop.checkpoint,
+        workshop.original.folder,
         {"candidates": listed, **shared},
-        title="measure speed",
+        title=f"{title}{workshop.suffix}",
         reason="the fastest engine for one CPU is known only by measuring",
         inputs={
-            "checkpoint": workshop.checkpoint_sha256,
-            **{c.name: c.built.sha256 for c in candidates if c.built},
+            "checkpoint": workshop.original.sha256,
+            **{name: c.built.sha256 for name, c in candidates.items() if c.built},
         },
         data=workshop.data,
         threads=workshop.recipe.threads,
@@ -293,9 +337,9 @@ def measure(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:
         },
     )
     times = json.loads((timing.output / "times.json").read_text(encoding="utf-8"))
-    for candidate in candidates:
-        candidate.times = times[candidate.name]
-        candidate.latency = Latency(timing.report["latency"][candidate.name]["mean_ms"], "measured")
+    for name, candidate in candidates.items():
+        candidate.times = times[name]
+        candidate.latency = Latency(timing.report["latency"][name]["mean_ms"], "measured")
     return timing.report
 
 
@@ -371,9 +415,13 @@ def complete(workshop: Workshop, candidate: Candidate) -> None:
     count = workshop.data_report["splits"]["eval"]
     if candidate.built is None or candidate.metrics.get("examples") == count:
         return
-    kept = [v for v in candidate.verdicts if v.gate in (speed.NAME, "latency budget")]
+    kept = [v for v in candidate.verdicts if v.gate in (speed.NAME, speed.BUDGET_NAME)]
     candidate.answers = workshop.evaluate(
-        candidate.plan.engine, candidate.built.output, candidate.built.sha256, None, candidate.name
+        candidate.plan.engine,
+        candidate.built.output,
+        candidate.built.sha256,
+        None,
+        f"{candidate.name}{workshop.suffix}",
     )
     judge_answers(workshop, candidate)
     candidate.verdicts += kept

@@ -7,6 +7,7 @@ to refuse what cannot be used, in milliseconds.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 import warnings
@@ -36,13 +37,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        total = 0
-        for _, shape in self.tensors.values():
-            count = 1
-            for size in shape:
-                count *= size
-            total += count
-        return total
+        return sum(math.prod(shape) for _, shape in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:
@@ -63,6 +58,21 @@ class Checkpoint:
     def layers(self) -> int:
         """How many layers the config tells; 0 if it tells none."""
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layers") or 0)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the config tells; 0 if it tells none."""
+        return int(self.config.get("vocab_size") or 0)
+
+    @property
+    def width(self) -> int:
+        """The size of a token's vector; 0 if the config tells none."""
+        return int(self.config.get("hidden_size") or self.config.get("dim") or 0)
+
+    @property
+    def body_parameters(self) -> int:
+        """Parameters but those of tables that are looked up: what an inference multiplies with."""
+        return sum(math.prod(shape) for name, (_, shape) in self.tensors.items() if "embeddings." not in name)
 
     @property
     def model_limit(self) -> int:

@@ -92,6 +92,6 @@ class Chain:
             data=self.data,
             threads=local.cores(),
             key_parameters={**given, "tensorboard": None},
-            resumable=True,
+            resumable=bool(given.get("epochs", 1)),
             with_torch=True,
         )

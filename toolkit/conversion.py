@@ -16,12 +16,13 @@ from toolkit import bundle as bundles
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
 from toolkit import data as tables
-from toolkit import demo, hub, recipe, report, tasks
+from toolkit import demo, hub, recipe, report, search, tasks
 from toolkit import target as targets
 from toolkit.bundle import Bundle
 from toolkit.cache import Cache, open_cache
 from toolkit.candidates import Candidate, Workshop
 from toolkit.checkpoint import Checkpoint
+from toolkit.compression import Chain
 from toolkit.devices import local
 from toolkit.errors import InputError, RefusedError
 from toolkit.gates import score
@@ -32,6 +33,8 @@ from toolkit.storage import check_output, sha256_file
 from toolkit.target import Target
 
 DEFAULT_TASK = "text-classification"
+# With fewer examples a part of them teaches a student little, and the rest measures it badly.
+LEAST_TO_COMPRESS = 1000
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Options:
     min_score: str = "99%"
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
+    max_memory_mb: float | None = None
+    compress: bool | None = None  # None: if a budget is not met without it
+    unlabeled: str | None = None
+    unlabeled_column: str | None = None
     seed: int = 0
     force: bool = False
     overwrite: bool = False
@@ -109,6 +116,8 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     if options.data is None:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
     tables.check_readable(Path(options.data))
+    if options.unlabeled:
+        tables.check_texts(Path(options.unlabeled))
     target = targets.resolve(options.target)
     tasks.get(options.task or DEFAULT_TASK)
     score.parse(options.min_score)
@@ -148,6 +157,22 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
         "tensorboard": options.tensorboard,
     }
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
+    budgets = recipe.Budgets(
+        min_score=options.min_score,
+        max_latency_ms=options.max_latency_ms,
+        max_size_mb=options.max_size_mb,
+        max_memory_mb=options.max_memory_mb,
+    )
+    compress = recipe.compress_plan(
+        checkpoint,
+        options.compress,
+        budgets=budgets,
+        multiple=target.vector_multiple,
+        bf16=bf16_pays(),
+        unlabeled=options.unlabeled,
+        unlabeled_sha256=sha256_file(Path(options.unlabeled)) if options.unlabeled else None,
+        unlabeled_column=options.unlabeled_column,
+    )
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
     chosen, skipped = recipe.candidates(target)
     return Recipe(
@@ -166,17 +191,17 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
             "label_column": options.label_column,
             "label_names": list(options.labels) if options.labels and not trained_labels else None,
             "drop_missing": options.drop_missing,
-            "evaluate_only": finetune.parameters is None and not options.split,
+            "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
+            "least_to_split": LEAST_TO_COMPRESS if compress.when == "if a budget asks" and trained_labels else 0,
             "known_labels": trained_labels,
             "max_length": options.max_length,
             "model_limit": checkpoint.model_limit,
         },
         finetune=finetune,
+        compress=compress,
         candidates=chosen,
         skipped=skipped,
-        budgets=recipe.Budgets(
-            min_score=options.min_score, max_latency_ms=options.max_latency_ms, max_size_mb=options.max_size_mb
-        ),
+        budgets=budgets,
     )
 
 
@@ -224,40 +249,103 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
     runner = runner or Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
     with runner.warmed():
         data = prepare(runner, made)
-        folder, sha256 = made.checkpoint.folder, made.checkpoint.sha256
+        original = made.checkpoint
         if made.recipe.finetune.parameters is not None:
-            tuned = finetune(runner, made, data)
-            folder, sha256 = tuned.output, tuned.sha256
+            original = checkpoints.inspect(finetune(runner, made, data).output)
         workshop = Workshop(
             runner=runner,
             recipe=made.recipe,
             target=made.target,
-            checkpoint=folder,
-            checkpoint_sha256=sha256,
+            original=original,
+            checkpoint=original,
             data=data,
             measurable=local.stands_for(made.target),
             workers=min(2, local.cores()),
         )
-        candidates = candidate_steps.make(workshop)
-        timing = candidate_steps.time_them(workshop, candidates)
-        candidate_steps.judge_speed(workshop, candidates)
-        winner, accepted = candidate_steps.choose(workshop, candidates)
+        result = _convert(workshop)
+        result = _compress(made, result) or result
     summary = report.summarize(
-        workshop, candidates, winner, accepted, timing,
-        size_before=checkpoints.inspect(folder).size_bytes, seconds=time.monotonic() - started,
+        result.workshop, result.candidates, result.winner, result.accepted, result.timing,
+        compression=result.compression, seconds=time.monotonic() - started,
     )  # fmt: skip
-    written = _write_bundle(made, workshop, winner, accepted, summary)
-    result = Bundle(written.path, written.manifest, {**summary, "bundle": str(written.path)})
-    if not accepted:
+    written = _write_bundle(made, result, summary)
+    bundle = Bundle(written.path, written.manifest, {**summary, "bundle": str(written.path)})
+    if not result.accepted:
+        more = f" {result.compression['outcome']}." if result.compression else ""
         raise RefusedError(
-            f"No candidate for {made.target.name} passed the gates; the best one, {winner.name}, was kept in "
-            f"{written.path} with the report. It was refused by {winner.refused}",
-            bundle=result,
+            f"No candidate for {made.target.name} passed the gates; the best one, {result.winner.name}, was kept in "
+            f"{written.path} with the report. It was refused by {result.winner.refused}.{more}",
+            bundle=bundle,
         )
-    return result
+    return bundle
 
 
-def _write_bundle(made: Plan, workshop: Workshop, winner: Candidate, accepted: bool, summary: dict[str, Any]) -> Bundle:
+@dataclass(frozen=True)
+class _Result:
+    """A checkpoint's candidates and the one that was chosen."""
+
+    workshop: Workshop
+    candidates: list[Candidate]
+    timing: dict[str, Any]
+    winner: Candidate
+    accepted: bool
+    compression: dict[str, Any] | None = None
+
+
+def _convert(workshop: Workshop) -> _Result:
+    """Make a checkpoint's candidates, judge them and choose."""
+    candidates = candidate_steps.make(workshop)
+    timing = candidate_steps.time_them(workshop, candidates)
+    candidate_steps.judge_speed(workshop, candidates)
+    winner, accepted = candidate_steps.choose(workshop, candidates)
+    return _Result(workshop, candidates, timing, winner, accepted)
+
+
+def _compress(made: Plan, plain: _Result) -> _Result | None:
+    """Run the compression chain if the recipe wants it and convert what it leads to; None if it does not run.
+
+    A chain that leads nowhere leaves the plain result. With budgets the trained point that comes nearest is converted:
+    it will be refused, and the report says by how much.
+    """
+    plan = made.recipe.compress
+    if plan.when == "never" or (plan.when == "if a budget asks" and not _over_budget(plain)):
+        return None
+    examples = plain.workshop.data_report["splits"]["train"]
+    if not examples:
+        return replace(plain, compression={"outcome": _TOO_FEW, "steps": [], "points": []})
+    basis = search.find_basis(plain.workshop, plain.candidates)
+    if basis is None:
+        outcome = "Nothing was compressed: the uncompressed model passes no gate in any engine and precision"
+        return replace(plain, compression={"outcome": outcome, "steps": [], "points": []})
+    searched = search.Search(
+        workshop=plain.workshop,
+        basis=basis,
+        plan=plan,
+        chain=Chain(plain.workshop.runner, plain.workshop.data, bf16_pays()),
+        depth=plain.workshop.original.layers,
+    )
+    link = searched.run()
+    found = searched.as_dict()
+    if link is None or link.checkpoint.sha256 == plain.workshop.original.sha256:
+        return replace(plain, compression=found)
+    return replace(_convert(searched.workshop_of(link)), compression=found)
+
+
+_TOO_FEW = (
+    f"Nothing was compressed: the data has fewer than {LEAST_TO_COMPRESS} examples, too few to learn from and to "
+    "measure on. Give more with --data, or force it with --compress"
+)
+
+
+def _over_budget(plain: _Result) -> bool:
+    """Whether only budgets stand between a plain conversion and its acceptance."""
+    return not plain.accepted and any(
+        candidate.refused_by and not candidate.refused_by - search.BUDGET_GATES for candidate in plain.candidates
+    )
+
+
+def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundle:
+    workshop, winner, accepted = result.workshop, result.winner, result.accepted
     assert winner.built is not None  # noqa: S101 - only built candidates are chosen
     assert winner.answers is not None  # noqa: S101
     task = tasks.get(made.recipe.task)

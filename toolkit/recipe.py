@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolkit import architecture
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
@@ -40,6 +41,7 @@ class Budgets(_Strict):
     min_score: str = score.DEFAULT
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
+    max_memory_mb: float | None = None
 
 
 class CandidatePlan(_Strict):
@@ -69,6 +71,24 @@ class FinetunePlan(_Strict):
     reason: str
 
 
+class CompressPlan(_Strict):
+    """Whether the compression chain runs, and the settings that its search may choose from, the first tried first."""
+
+    when: Literal["always", "if a budget asks", "never"]
+    reason: str
+    unlabeled: str | None = None
+    unlabeled_sha256: str | None = None
+    unlabeled_column: str | None = None
+    unlabeled_limit: int = Field(50_000, ge=1)
+    coverage: list[float] = Field([0.99, 0.98, 0.95], min_length=1)
+    layers: list[int] = []
+    ffn: list[float] = [0.5, 0.25]
+    multiple: int = 1
+    distill: dict[str, Any] = {}
+    prune: dict[str, Any] = {}
+    trials: int = Field(4, ge=1)
+
+
 class Recipe(_Strict):
     """All of a conversion's steps and parameters."""
 
@@ -83,6 +103,7 @@ class Recipe(_Strict):
     seed: int
     prepare: dict[str, Any]
     finetune: FinetunePlan
+    compress: CompressPlan = CompressPlan(when="never", reason="not asked for")
     candidates: list[CandidatePlan] = Field(min_length=1)
     skipped: list[Skipped] = []
     budgets: Budgets = Budgets()
@@ -130,6 +151,62 @@ def candidates(target: Target) -> tuple[list[CandidatePlan], list[Skipped]]:
         raise InputError(f"Nothing can be made for target '{target.name}': {skipped[0].reason}.")
     assert all(plan.engine in FORMAT_OF_ENGINE for plan in chosen)  # noqa: S101 - every engine here has a format
     return chosen, skipped
+
+
+def compress_plan(
+    checkpoint: Checkpoint,
+    wanted: bool | None,
+    *,
+    budgets: Budgets,
+    multiple: int,
+    bf16: bool,
+    unlabeled: str | None,
+    unlabeled_sha256: str | None,
+    unlabeled_column: str | None,
+) -> CompressPlan:
+    """The chain as told; if not told, it runs when a budget is not met without it. Raises InputError if it is asked for
+    and cannot be done to this architecture."""
+    asked = [
+        option
+        for option, value in (
+            ("--max-latency", budgets.max_latency_ms),
+            ("--max-size", budgets.max_size_mb),
+            ("--max-memory", budgets.max_memory_mb),
+        )
+        if value is not None
+    ]
+    if wanted is False or (wanted is None and not asked):
+        reason = "--no-compress" if wanted is False else "neither --compress nor a budget asks for it"
+        return CompressPlan(when="never", reason=reason)
+    known, model_type = checkpoint.layers, str(checkpoint.config.get("model_type"))
+    if model_type not in architecture.FAMILIES or known < 2:
+        why = (
+            f"a {model_type} of {known} layers cannot be cut; known: {', '.join(architecture.FAMILIES)}, from 2 layers"
+        )
+        if wanted:
+            raise InputError(f"--compress: {checkpoint.folder}: {why}.")
+        return CompressPlan(when="never", reason=why)
+    # Many texts are seen twice, few of them more often: what counts is how many answers a student has learned from.
+    epochs = (2, 1) if unlabeled else (6, 3)
+    return CompressPlan(
+        when="always" if wanted else "if a budget asks",
+        reason="--compress" if wanted else f"runs if {' or '.join(asked)} is not met without it",
+        unlabeled=unlabeled,
+        unlabeled_sha256=unlabeled_sha256,
+        unlabeled_column=unlabeled_column,
+        layers=layer_ladder(known),
+        multiple=multiple,
+        distill={"epochs": epochs[0], "learning_rate": 1.5e-4, "bf16": bf16},
+        prune={"epochs": epochs[1], "learning_rate": 1e-4, "bf16": bf16},
+    )
+
+
+def layer_ladder(layers: int) -> list[int]:
+    """How many layers a student may have, the first to be tried first: half of them, then more, then fewer."""
+    half = max(1, layers // 2)
+    fewer = sorted({max(1, layers // 3), max(1, layers // 6)} - {half}, reverse=True)
+    more = [count for count in [-(-2 * layers // 3)] if half < count < layers]
+    return [half, *more, *fewer]
 
 
 def finetune_plan(checkpoint: Checkpoint, wanted: bool | None, parameters: dict[str, Any]) -> FinetunePlan:

@@ -6,6 +6,9 @@ import html as markup
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from toolkit import behaviour, plot, tasks
 from toolkit.bench.statistics import compare
 from toolkit.devices import local
 
@@ -21,7 +24,7 @@ def summarize(
     accepted: bool,
     timing: Mapping[str, Any],
     *,
-    size_before: int,
+    compression: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
     """Score, size and latency before and after, every candidate's outcome, the data report."""
@@ -63,15 +66,33 @@ def summarize(
             "confusion": winner.metrics["confusion"],
             "how": "artifact through its engine, raw text to label, on the held-out evaluation split",
         },
-        "size": {"before_bytes": size_before, "after_bytes": winner.artifact["size_bytes"]},
+        "behaviour": _behaviour(workshop, winner),
+        "size": {"before_bytes": workshop.original.size_bytes, "after_bytes": winner.artifact["size_bytes"]},
         "latency": latency,
         "candidates": [candidate.as_dict() for candidate in candidates],
+        "compression": dict(compression) if compression is not None else None,
         "against_float_sibling": siblings,
         "skipped": [skipped.model_dump() for skipped in workshop.recipe.skipped],
         "data": dict(workshop.data_report),
         "device": device,
         "seconds": round(seconds, 1),
     }
+
+
+def _behaviour(workshop: Workshop, winner: Candidate) -> dict[str, Any]:
+    """The winner beside the float checkpoint, on the examples that both answered."""
+    assert workshop.reference is not None  # noqa: S101 - a winner has been judged against it
+    assert winner.answers is not None  # noqa: S101
+    after = workshop.logits(winner.answers)
+    examples = tasks.get(workshop.recipe.task).read_examples(workshop.data.output, "eval")[: len(after)]
+    return behaviour.describe(
+        workshop.logits(workshop.reference)[: len(after)],
+        after,
+        np.asarray([example.label for example in examples]),
+        list(workshop.reference.report["per_class"]),
+        [example.text for example in examples],
+        workshop.recipe.seed,
+    )
 
 
 def latency_text(latency: Mapping[str, Any] | None) -> str:
@@ -127,6 +148,108 @@ def before_and_after(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def chain_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One row per stage of the compression chain: what it was, what came out, whether it was kept and why not."""
+    rows = [_link_row(found["original"], "start", "")] if "original" in found else []
+    for step in found["steps"]:
+        refused = next((f"{gate['gate']}: {gate['reason']}" for gate in step["gates"] if not gate["passed"]), "")
+        outcome = "kept" if step["kept"] else f"undone by {refused}"
+        if step["after"] is None:
+            rows.append((step["name"], "-", "-", "-", "-", outcome))
+        else:
+            rows.append(_link_row(step["after"], outcome, _times(step)))
+    return rows
+
+
+def _times(step: Mapping[str, Any]) -> str:
+    """How much faster a stage made it, by the latencies that were measured side by side."""
+    before, after = step.get("latency_before_ms"), step["after"]["latency_ms"]
+    return f" ({before / after:.2f}x)" if before and after else ""
+
+
+def _link_row(link: Mapping[str, Any], outcome: str, times: str) -> tuple[str, ...]:
+    latency = "-" if link["latency_ms"] is None else f"{link['latency_ms']:.2f} ms{times}"
+    if link["latency_kind"] == "estimate":
+        latency = f"estimate {latency}"
+    return (
+        link["name"],
+        f"{link['parameters'] / 1e6:.2f} M",
+        _megabytes(link["size_bytes"]),
+        f"{link['score']:.4f}",
+        latency,
+        outcome,
+    )
+
+
+CHAIN_HEAD = ("stage", "weights", "artifact", "score", "latency", "outcome")
+
+
+def pareto(summary: Mapping[str, Any]) -> str | None:
+    """Score over latency of everything that was answered and timed, as SVG; None without a chain."""
+    found = summary["compression"]
+    if not found or "original" not in found or found["original"]["latency_ms"] is None:
+        return None
+    links = [(found["original"], True)]
+    links += [(step["after"], step["kept"]) for step in found["steps"] if step["after"] is not None]
+    dots = [plot.Dot(link["name"], link["latency_ms"], link["score"], kept) for link, kept in links]
+    return plot.scatter(dots, f"milliseconds, {found['basis']}, log scale", summary["score"]["name"], found["floor"])
+
+
+def _chain_section(summary: Mapping[str, Any]) -> list[str]:
+    found = summary["compression"]
+    if not found:
+        return []
+    points = [
+        (
+            p["name"], _megabytes(p["size_bytes"]),
+            "-" if p["latency_ms"] is None else f"{p['latency_ms']:.2f} ms ({p['latency_kind']})",
+            "-" if p["score"] is None else f"{p['score']:.4f}", p["outcome"],
+        )
+        for p in found["points"]
+    ]  # fmt: skip
+    drawn = pareto(summary)
+    return [
+        "<h2>Compression</h2>",
+        f"<p>{markup.escape(found['outcome'])}.</p>",
+        _table(CHAIN_HEAD, chain_rows(found)) if found["steps"] else "",
+        f"<figure>{drawn}<figcaption><small>Filled: kept. Hollow: undone. Dashed red: the least score."
+        "</small></figcaption></figure>"
+        if drawn
+        else "",
+        "<h3>Shapes that were looked at</h3>" if points else "",
+        _table(("shape", "size", "latency, untrained", "score", "outcome"), points) if points else "",
+    ]
+
+
+def behaviour_text(found: Mapping[str, Any]) -> str:
+    """One line: how many answers are others than the float checkpoint's."""
+    return (
+        f"{found['flip_rate']:.2%} of the answers are not the float checkpoint's (95 % interval "
+        f"{found['flip_rate_low']:.2%} to {found['flip_rate_high']:.2%}): {found['right_to_wrong']} right ones became "
+        f"wrong, {found['wrong_to_right']} wrong ones right, of {found['examples']}"
+    )
+
+
+def _behaviour_section(found: Mapping[str, Any]) -> list[str]:
+    classes = [
+        (
+            name, c["examples"], f"{c['recall_before']:.4f}", f"{c['recall_after']:.4f}",
+            f"{c['change']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})",
+        )
+        for name, c in found["classes"].items()
+    ]  # fmt: skip
+    worst = [(w["text"], w["label"], w["before"], w["after"], f"{w['probability_lost']:.3f}") for w in found["worst"]]
+    return [
+        "<h2>Beside the float checkpoint</h2>",
+        f"<p>{markup.escape(behaviour_text(found))}. Expected calibration error: "
+        f"{found['calibration_error_before']:.4f} before, {found['calibration_error_after']:.4f} after.</p>",
+        _table(("class", "examples", "recall before", "after", "change (95 % interval)"), classes),
+        "<details><summary>The examples that lost most</summary>",
+        _table(("example", "label", "before", "after", "probability of the label lost"), worst),
+        "</details>",
+    ]
+
+
 def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
     """The report page: no script, nothing loaded from anywhere, readable on a phone and in the dark."""
     verdict = '<b class="good">accepted</b>' if summary["accepted"] else '<b class="bad">refused by the gates</b>'
@@ -166,6 +289,8 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         _table(("candidate", "gate", "verdict", "why"), verdicts),
         "<h2>Classes</h2>",
         _table(("class", "precision", "recall", "F1", "examples"), per_class),
+        *_behaviour_section(summary["behaviour"]),
+        *_chain_section(summary),
         "<h2>Stages</h2>",
         _table(("stage", "time", "peak memory", "why"), stages),
         "<h2>Data</h2>",

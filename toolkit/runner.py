@@ -83,6 +83,7 @@ class Runner:
     receipts: list[dict[str, Any]] = field(default_factory=list)
     _warm: Warm | None = None
     _running: dict[str, Child] = field(default_factory=dict)  # by title
+    _training: dict[str, Child] = field(default_factory=dict)  # those of them that keep their best epoch if interrupted
     _stopping: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -166,7 +167,7 @@ class Runner:
                     self._warm.start()
                 warm = self._warm if with_torch else None
                 child = Child("toolkit.stages.process", request, work, on_progress=progress, warm=warm)
-            result = self._wait(title, child)
+            result = self._wait(title, child, trains=request["resume"] is not None)
             receipt = {
                 **identity,
                 "key": key,
@@ -184,9 +185,11 @@ class Runner:
             self.cache.publish(key, work)
         return key, receipt
 
-    def _wait(self, title: str, child: Child) -> dict[str, Any]:
+    def _wait(self, title: str, child: Child, trains: bool) -> dict[str, Any]:
         with self._guard:
             self._running[title] = child
+            if trains:
+                self._training[title] = child
         try:
             while not child.poll(0.2):
                 if self._stopping:
@@ -198,6 +201,7 @@ class Runner:
         finally:
             with self._guard:
                 del self._running[title]
+                self._training.pop(title, None)
 
     @contextlib.contextmanager
     def warmed(self) -> Iterator[None]:
@@ -210,15 +214,21 @@ class Runner:
             self._warm.stop()
             self._warm = None
 
-    def finetuning(self) -> bool:
-        """True while the stage runs that an interruption does not waste."""
-        return "finetune" in self._running
+    def training(self) -> bool:
+        """True while a stage runs that an interruption does not waste."""
+        return bool(self._training)
 
     def interrupt(self) -> None:
-        """Ask the fine-tuning to stop early and keep its best epoch."""
-        child = self._running.get("finetune")
-        if child is not None:
-            child.interrupt()
+        """Ask the training to stop early and keep its best epoch."""
+        with self._guard:
+            for child in self._training.values():
+                child.interrupt()
+
+    def note(self, finished: Finished, **facts: Any) -> None:
+        """Add to a stage's receipt in this run what came after it: whether gates kept its output, and why."""
+        for receipt in self.receipts:
+            if receipt["key"] == finished.receipt["key"]:
+                receipt.update(facts)
 
     def stop(self) -> None:
         """End all running stages."""

@@ -133,6 +133,16 @@ class Target(_Strict):
         """Threads that a bundle for this target runs with."""
         return self.cpu.threads if self.cpu else 1
 
+    @property
+    def vector_multiple(self) -> int:
+        """What widths should be multiples of, so that the kernels of the target's CPU, or its GPU's tensor cores, work
+        on whole vectors: 64 int8 values fill an AVX-512 register or an AMX row, 32 an AVX2 register, 16 a NEON one."""
+        if self.cpu is None or any(engine.processor == "gpu" for engine in self.engines):
+            return 64
+        if "avx512f" in self.cpu.isa:
+            return 64
+        return 32 if "avx2" in self.cpu.isa else 16
+
     def engine(self, name: str) -> EngineSupport:
         """The support entry of engine `name`; KeyError if the target does not run it."""
         for engine in self.engines:

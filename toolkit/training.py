@@ -46,7 +46,8 @@ class Hyperparameters(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     max_gradient_norm: float = Field(1.0, gt=0)
-    patience: int = Field(2, ge=1, description="Epochs without a better validation score before stopping")
+    patience: int = Field(2, ge=1, description="Epochs without a better one on the validation split before stopping")
+    give_up_below: float | None = Field(None, description="Stop if no epoch's validation score reaches this")
     bf16: bool = False
     max_length: int = Field(128, ge=4)
     tensorboard: str | None = None
@@ -91,24 +92,37 @@ def learning_rate_factor(step: int, total: int, warmup: int) -> float:
 
 @dataclass
 class Progress:
-    """How far a run has come. Epochs count from 0."""
+    """How far a run has come. Epochs count from 0. The best one diverges least from the teachers on the validation
+    split, or scores best where there are none."""
 
     epoch: int = 0  # the next one
-    best: float = -1.0  # validation score
-    best_epoch: int = -1
+    best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, steps: int, loss: float, score: float) -> bool:
+    def add(self, steps: int, loss: float, score: float, divergence: float | None) -> bool:
         """Note an epoch; True if it is the best so far."""
-        self.history.append({"epoch": self.epoch + 1, "steps": steps, "loss": loss, "validation_score": score})
-        better = score > self.best
-        if better:
-            self.best, self.best_epoch = score, self.epoch
         self.epoch += 1
+        entry = {"epoch": self.epoch, "steps": steps, "loss": loss, "validation_score": score}
+        if divergence is not None:
+            entry["validation_divergence"] = divergence
+        self.history.append(entry)
+        better = self.best is None or (
+            score > self.best["validation_score"]
+            if divergence is None
+            else divergence < self.best["validation_divergence"]
+        )
+        if better:
+            self.best = entry
         return better
 
+    def gave_up(self, parameters: Hyperparameters) -> bool:
+        """Whether there have been epochs, and none of them was good enough to go on from."""
+        least = parameters.give_up_below
+        return least is not None and bool(self.history) and max(e["validation_score"] for e in self.history) < least
+
     def goes_on(self, parameters: Hyperparameters) -> bool:
-        return self.epoch < parameters.epochs and self.epoch - self.best_epoch <= parameters.patience
+        waited = self.epoch - self.best["epoch"] if self.best else 0
+        return self.epoch < parameters.epochs and waited < parameters.patience and not self.gave_up(parameters)
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,8 @@ def tensors(examples: Examples, indices: Sequence[int], max_length: int | None =
 class Trainer:
     """What one training run holds: model, data, loss, optimizer, accelerator.
 
-    `score` takes logits float[n, classes] and labels int[n] and gives the score that decides which epoch is best.
+    `score` takes logits float[n, classes] and labels int[n], of the whole validation split in its order; `divergence`,
+    if given, takes the logits: how far they are from the teachers' answers.
     """
 
     def __init__(
@@ -165,12 +180,14 @@ class Trainer:
         validation: Examples,
         loss: Loss,
         score: Callable[[Any, Any], float],
+        divergence: Callable[[Any], float] | None = None,
     ) -> None:
         import torch
         from accelerate import Accelerator
 
         self.torch, self.parameters, self.context = torch, parameters, context
-        self.train, self.validation, self.loss, self.score = train, validation, loss, score
+        self.train, self.validation, self.loss = train, validation, loss
+        self.score, self.divergence = score, divergence
         # The loop below draws every epoch's batches from its seed and hands each process its share; Accelerate
         # places the model, wraps it for several devices and reduces gradients and scores.
         self.accelerator = Accelerator(mixed_precision="bf16" if parameters.bf16 else "no")
@@ -196,26 +213,28 @@ class Trainer:
         batch = tensors(examples, indices, self.parameters.max_length)
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
-    def validate(self) -> float:
-        """Score on the validation split, over all processes."""
+    def validate(self) -> tuple[float, float | None]:
+        """Score on the validation split, and divergence from the teachers if there are any, over all processes."""
         # Unwrapped: each forward pass of the wrapper is a collective operation, and shares differ in length.
         model = self.raw.eval()
         lengths = self.validation.lengths
         share = list(range(self.accelerator.process_index, len(lengths), self.accelerator.num_processes))
         share.sort(key=lambda i: lengths[i])
-        logits, labels = [], []
+        logits = []
         for start in range(0, len(share), self.parameters.batch_size * 2):
             batch = self.batch(self.validation, share[start : start + self.parameters.batch_size * 2])
-            truth = batch.pop("labels")
+            batch.pop("labels")
             with self.torch.no_grad():
                 logits.append(model(**batch).logits.float().cpu().numpy())
-            labels.append(truth.cpu().numpy())
-        parts = [(np.concatenate(logits), np.concatenate(labels))] if logits else []
+        parts = [(share, np.concatenate(logits))] if logits else []
         if self.accelerator.num_processes > 1:
             from accelerate.utils import gather_object
 
             parts = gather_object(parts)
-        return self.score(np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts]))
+        places = np.concatenate([np.asarray(part) for part, _ in parts])
+        answers = np.concatenate([part for _, part in parts])[np.argsort(places)]
+        score = self.score(answers, np.asarray(self.validation.labels))
+        return score, self.divergence(answers) if self.divergence is not None else None
 
     def stopping(self, stop: Interrupt) -> bool:
         """Whether any process was asked to stop: all of them leave the loop after the same batch."""
@@ -269,8 +288,8 @@ class Trainer:
         while not interrupted and progress.goes_on(parameters):
             done, total = progress.epoch * per_epoch, parameters.epochs * per_epoch
             steps, loss, interrupted = self.epoch(progress.epoch, done, total, stop)
-            score = self.validate()
-            if progress.add(steps, loss, score):
+            score, divergence = self.validate()
+            if progress.add(steps, loss, score, divergence):
                 if interrupted:  # part of an epoch: the best whole one stays for a later run to go on from
                     best_folder = output / "best"
                 if first:
@@ -292,9 +311,10 @@ class Trainer:
                 shutil.rmtree(best_folder)
         return {
             "epochs_run": progress.epoch,
-            "best_epoch": progress.best_epoch + 1,
-            "validation_score": progress.best,
+            "best_epoch": progress.best["epoch"] if progress.best else 0,
+            "validation_score": progress.best["validation_score"] if progress.best else None,
             "history": progress.history,
+            "gave_up": progress.gave_up(parameters),
             "interrupted": interrupted,
             "bf16": parameters.bf16,
             "processes": self.accelerator.num_processes,
@@ -371,10 +391,11 @@ def fit(
     encoder: Any,
     train: Examples,
     loss: Loss,
+    divergence: Callable[[Any], float] | None = None,
     tokenizer: Path | None = None,
 ) -> dict[str, Any]:
-    """Train `model` by its score on the validation split and write the best epoch to `output`; with the tokenizer of
-    the checkpoint `tokenizer`, if one is given. What was done, for the receipt."""
+    """Train `model` and write the epoch that was best on the validation split to `output`; with the tokenizer of the
+    checkpoint `tokenizer`, if one is given. What was done, for the receipt."""
     assert context.data is not None  # noqa: S101
     task = tasks.get(context.task)
     trainer = Trainer(
@@ -385,6 +406,7 @@ def fit(
         validation=encode(task, context.data, "validation", encoder),
         loss=loss,
         score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
+        divergence=divergence,
     )
     report = trainer.run(output, stop)
     if tokenizer is not None and trainer.accelerator.is_main_process:

@@ -35,12 +35,29 @@ if TYPE_CHECKING:
 )
 @click.option("--max-latency", type=options.MILLISECONDS, help="Latency budget, such as 20ms.")
 @click.option("--max-size", type=options.MEGABYTES, help="Size budget of the artifact, such as 25MB.")
+@click.option("--max-memory", type=options.MEGABYTES, help="Memory budget of a process that runs it, such as 150MB.")
+@click.option(
+    "--compress/--no-compress",
+    default=None,
+    help="Whether to distill and prune.  [default: if a budget is not met without]",
+)
+@click.option(
+    "--unlabeled", metavar="FILE", help="Texts without labels for the distillation: .txt, a line each, or a table."
+)
+@click.option("--unlabeled-column", metavar="NAME", help="Column of the unlabeled texts, if not found by name.")
 @click.option("--finetune/--no-finetune", default=None, help="Whether to train.  [default: if the model is untrained]")
 @options.training_options
 @click.option("--recipe", metavar="FILE", help="Rerun a bundle's recipe.yaml instead of naming model, data and target.")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and the reason for each step, and stop.")
 @options.run_options
-def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: float | None, **given: Any) -> None:
+def command(
+    as_json: bool,
+    dry_run: bool,
+    max_latency: float | None,
+    max_size: float | None,
+    max_memory: float | None,
+    **given: Any,
+) -> None:
     """Take MODEL, a Hugging Face folder or `demo`, all the way to a bundle for a target.
 
     \b
@@ -48,12 +65,13 @@ def command(as_json: bool, dry_run: bool, max_latency: float | None, max_size: f
       toolkit convert demo --target host
       toolkit convert ./my-model --data reviews.csv --target raspberry-pi-5 -o out/
       toolkit convert ./my-model --data eval.jsonl --target jetson --max-latency 20ms --dry-run
+      toolkit convert ./my-model --data reviews.csv --max-size 9MB --unlabeled more.txt -o small/
       toolkit convert --recipe out/recipe.yaml -o again/
     """
     from toolkit import conversion
     from toolkit.errors import RefusedError
 
-    wanted = conversion.Options(max_latency_ms=max_latency, max_size_mb=max_size, **given)
+    wanted = conversion.Options(max_latency_ms=max_latency, max_size_mb=max_size, max_memory_mb=max_memory, **given)
     plan = conversion.plan(wanted)
     if dry_run:
         if as_json:
@@ -90,10 +108,10 @@ def run_with_progress(plan: Any, quiet: bool) -> Any:
 
 @contextlib.contextmanager
 def interruptible(runner: Runner) -> Iterator[None]:
-    """For the time of a block, the first Ctrl-C ends fine-tuning early, the second everything."""
+    """For the time of a block, the first Ctrl-C ends a training early, the second everything."""
 
     def on_interrupt(*_: Any) -> None:
-        if runner.finetuning():
+        if runner.training():
             click.echo("Stopping after this batch and keeping the best epoch; Ctrl-C again ends all.", err=True)
             runner.interrupt()
             signal.signal(signal.SIGINT, lambda *_: runner.stop())
@@ -119,6 +137,13 @@ def print_summary(summary: dict[str, Any]) -> None:
         report.before_and_after(summary),
     )
     click.echo(f"Latency: {summary['latency']['how']}.")
+    found = summary["compression"]
+    if found:
+        click.echo()
+        if found["steps"]:
+            output.print_table(f"Compression, judged as {found['basis']}", report.CHAIN_HEAD, report.chain_rows(found))
+        click.echo(f"Compression: {found['outcome']}.")
+    click.echo(f"Behaviour: {report.behaviour_text(summary['behaviour'])}.")
     if summary["validation_rung"]:
         click.echo(
             f"Validation rung {summary['validation_rung']}: the typed ONNX gives these answers on ONNX Runtime's CPU "

@@ -18,6 +18,7 @@ from packaging.version import Version
 from toolkit import tasks
 from toolkit.engines.litert import SIGNATURE_PREFIX
 from toolkit.errors import InputError, missing_extra
+from toolkit.export import flatbuffer
 
 MODEL_FILE = "model.tflite"
 _PADDING_ONLY = "sdpa with padding as an addend"  # a name in transformers' registry of attention implementations
@@ -111,6 +112,7 @@ def quantize(source: Path, output: Path, artifact: dict[str, Any], method: str) 
     worker = quantizer.Quantizer(str(source / artifact["path"]))
     worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
     worker.quantize().export_model(str(output / MODEL_FILE))
+    flatbuffer.compact(output / MODEL_FILE)
     return describe(output / MODEL_FILE, "int8")
 
 
@@ -183,4 +185,4 @@ def weight_bytes_read(model: Any, graph: Any, codes: list[tuple[str, int]]) -> i
         for index in op.inputs
     }
     buffers = {t.buffer for i, t in enumerate(graph.tensors) if i not in looked_up}
-    return sum(len(model.buffers[b].data) for b in buffers if model.buffers[b].data is not None)
+    return sum(flatbuffer.buffer_size(model.buffers[index]) for index in buffers)

@@ -9,6 +9,7 @@ from toolkit.bench.statistics import Comparison
 from toolkit.gates import Verdict
 
 NAME = "speed"
+BUDGET_NAME = "latency budget"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,6 @@ def check(latency: Latency, sibling: Latency | None, against_sibling: Comparison
 def check_budget(latency: Latency, max_latency_ms: float | None) -> Verdict:
     """Refuse a candidate above `--max-latency`; for an estimate the whole interval must lie above it to be refused."""
     if max_latency_ms is None:
-        return Verdict("latency budget", True, "no budget given")
+        return Verdict(BUDGET_NAME, True, "no budget given")
     value = latency.ms if latency.kind == "measured" else latency.low_ms or latency.ms
-    return Verdict("latency budget", value <= max_latency_ms, f"{latency} (--max-latency {max_latency_ms:g} ms)")
+    return Verdict(BUDGET_NAME, value <= max_latency_ms, f"{latency} (--max-latency {max_latency_ms:g} ms)")

@@ -25,7 +25,7 @@ from toolkit.behaviour import softmax
 from toolkit.errors import InputError
 from toolkit.stages import Context, teach
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 
 
@@ -56,10 +56,18 @@ class Lesson:
             raise InputError("The teachers answered other texts than those of this run.")
         softened = [softmax(np.asarray(array) / temperature) for array in logits]
         self.answers = np.mean(softened, axis=0).astype(np.float32)
+        self.validation = np.mean([softmax(np.load(folder / "validation.npy")) for folder in self.folders], axis=0)
         self.offsets = np.load(self.folders[0] / "offsets.npy")
         self.squares = np.concatenate([[0], np.cumsum(np.diff(self.offsets) ** 2)])
         self.hidden: dict[int, Any] = {}
         self.attention: dict[int, Any] = {}
+
+    def divergence(self, logits: Any) -> float:
+        """Mean Kullback-Leibler divergence, in nats, of a student's answers from the teachers' on the validation split.
+        It tells epochs apart that a few hundred labels cannot."""
+        said = softmax(logits)
+        ratio = np.log(np.maximum(self.validation, 1e-12)) - np.log(np.maximum(said, 1e-12))
+        return float((self.validation * ratio).sum(axis=1).mean())
 
     def open_layers(self, parameters: Parameters) -> None:
         """Open what the losses between layers need."""
@@ -224,6 +232,7 @@ def _run(
         raise InputError(f"{source}: the student's tokenizer is not its teacher's. Distil the answers alone.")
     report = training.fit(
         model, parameters, context, stop, output,
-        labels=labels, encoder=encoder, train=train, loss=_loss(lesson, parameters), tokenizer=source,
+        labels=labels, encoder=encoder, train=train, loss=_loss(lesson, parameters),
+        divergence=lesson.divergence, tokenizer=source,
     )  # fmt: skip
     return {**report, "parameters": sum(p.numel() for p in model.parameters())}

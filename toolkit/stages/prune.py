@@ -22,7 +22,7 @@ from toolkit.runtime.text import TextEncoder
 from toolkit.stages import Context, distill, finetune
 from toolkit.storage import write_json
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 
 
@@ -79,25 +79,28 @@ def _run(
         model.save_pretrained(output)
         return report
     loss: training.Loss = training.from_labels
+    divergence = None
     if parameters.teaching:
-        train, loss = _lesson(parameters, task, context, encoder)
+        train, lesson = _lesson(parameters, task, context, encoder)
+        loss, divergence = distill.answers_loss(lesson, parameters.temperature), lesson.divergence
     trained = training.fit(
-        model, parameters, context, stop, output, labels=labels, encoder=encoder, train=train, loss=loss
-    )
+        model, parameters, context, stop, output,
+        labels=labels, encoder=encoder, train=train, loss=loss, divergence=divergence,
+    )  # fmt: skip
     return {**report, **trained}
 
 
 def _lesson(
     parameters: Parameters, task: Any, context: Context, encoder: TextEncoder
-) -> tuple[training.Examples, training.Loss]:
-    """The texts that the teachers answered, and the loss to their answers."""
+) -> tuple[training.Examples, distill.Lesson]:
+    """The texts that the teachers answered, and their answers."""
     assert context.data is not None  # noqa: S101
     from toolkit.stages import teach
 
     texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
     lesson = distill.Lesson(parameters.teaching, parameters.temperature, len(texts))
     examples = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
-    return examples, distill.answers_loss(lesson, parameters.temperature)
+    return examples, lesson
 
 
 def _trim(

@@ -17,7 +17,7 @@ from toolkit import export as formats
 from toolkit.stages import Context
 from toolkit.storage import write_json
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer")
 
 

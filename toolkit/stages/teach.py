@@ -1,8 +1,10 @@
-"""`teach`: a teacher's answers on the training texts and on texts without labels, computed once and kept on disk.
+"""`teach`: a teacher's answers on the training texts, on texts without labels and on the validation split, computed
+once and kept on disk.
 
 Output, in the order of the training split followed by the texts of `unlabeled.jsonl`:
 
     logits.npy         float32[texts, classes]
+    validation.npy     float32[validation examples, classes]: what students are compared by
     offsets.npy        int64[texts + 1]: where each text's tokens begin in the arrays below
     hidden-L.npy       float16[tokens, width]: what layer L gives (0: the embeddings)
     attention-L.npy    float16[heads, sum of length²]: the attention of layer L, each text's matrix in a row
@@ -25,7 +27,7 @@ from toolkit import tasks
 from toolkit.errors import InputError
 from toolkit.stages import Context
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets")
 _BATCH = 32
 
@@ -71,6 +73,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     context.progress(0, 1, "loading torch and the teacher")
     import torch
 
+    from toolkit.engines import torch as torch_engine
     from toolkit.engines.torch import input_names, load_model, pad_batch
 
     torch.set_num_threads(context.threads)
@@ -121,12 +124,16 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         context.progress(min(start + _BATCH, len(order)), len(order), "the teacher's answers")
     for array in (logits, *hidden.values(), *attention.values()):
         array.flush()
+    validation = task.read_examples(context.data, "validation")
+    answers = torch_engine.logits(model, source, task, validation, parameters.max_length, context)
+    np.save(output / "validation.npy", answers)
     return {
         "texts": len(texts),
         "unlabeled": len(unlabeled),
         "unlabeled_found": found,
         "bytes": sum(path.stat().st_size for path in output.iterdir()),
         "tokens": int(offsets[-1]),
+        "validation_score": task.metrics(answers, np.asarray([e.label for e in validation]), names)["score"],
     }
 
 

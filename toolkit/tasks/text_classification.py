@@ -40,6 +40,7 @@ class Parameters(BaseModel):
     label_names: list[str] | None = None
     drop_missing: bool = False
     evaluate_only: bool = False
+    least_to_split: int = 0  # fewer examples are all for evaluation
     known_labels: list[str] | None = None
     max_length: int | None = None
     model_limit: int = 512
@@ -96,7 +97,7 @@ def prepare(source: Path, output: Path, parameters: Parameters, context: Any) ->
         raise InputError(f"{path}: no usable row is left ({dropped.as_dict()}).")
     names, mapping = _label_indices({label for _, label in pairs}, parameters, path)
     examples = [Example(text, mapping[label]) for text, label in pairs]
-    if parameters.evaluate_only:
+    if parameters.evaluate_only or len(examples) < parameters.least_to_split:
         split = [[], [], examples]
     else:
         _check_class_sizes(examples, names, path, least=len(SPLITS))

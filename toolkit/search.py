@@ -1,0 +1,519 @@
+"""How far the compression chain goes: a small search, ordered, measured, with early rejection.
+
+The chain trims the vocabulary, distills into fewer layers and prunes the feed-forward parts, in this order. What each
+shape costs on the target is known before anything is trained, from untrained models of that shape in the engine and
+precision that suit the target best; what the shape answers is known after training only. So:
+
+- shapes that cannot keep to a budget are rejected first, and those that are no faster than a larger one;
+- if a budget is not met, the slowest shapes that keep to it are trained first, until one keeps the score;
+- else the plan's order is followed: half the layers, half the feed-forward units, and milder steps after a failure;
+- a training whose validation score is hopeless after an epoch ends there, and every shape behind it with it.
+
+After each stage the gates look at the exported artifact: score, classes, economy. A stage that does not pass is undone:
+the next one starts from what was there before. Everything that was looked at stays in the report, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from toolkit import architecture
+from toolkit import candidates as candidate_steps
+from toolkit import checkpoint as checkpoints
+from toolkit.bench.statistics import compare
+from toolkit.candidates import Candidate, Workshop
+from toolkit.checkpoint import Checkpoint
+from toolkit.compression import Chain
+from toolkit.gates import Verdict, economy, memory, score, size, speed
+from toolkit.gates.speed import Latency
+from toolkit.recipe import CompressPlan
+from toolkit.runner import Finished
+
+# Gates that say that something is too big or slow, not that it is wrong.
+BUDGET_GATES = frozenset({size.NAME, memory.NAME, speed.BUDGET_NAME})
+# How far below its floor the validation score may be after an epoch for the training to go on. The validation split is
+# small: its score is a few points from the truth, and later epochs add a few.
+HOPELESS = 0.06
+MEMORY_EXAMPLES = 32  # answered by an untrained model to see what memory it takes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the chain may make of a checkpoint."""
+
+    layers: int
+    ffn: float  # share of the feed-forward units that goes
+    coverage: float  # of the training tokens by the vocabulary
+
+    def __str__(self) -> str:
+        layers = f"{self.layers} layer" + ("s" if self.layers > 1 else "")
+        units = f", {self.ffn:.0%} of the ffn pruned" if self.ffn else ""
+        tokens = f", vocabulary {self.coverage:.1%}" if self.coverage < 1 else ""
+        return f"{layers}{units}{tokens}"
+
+
+@dataclass
+class Point:
+    """A shape that was looked at: what it costs, what it answers if it was trained, and what became of it."""
+
+    shape: Shape
+    size_bytes: int
+    latency: Latency | None
+    peak_rss_bytes: int | None = None
+    times: list[float] = field(default_factory=list)
+    score: float | None = None
+    outcome: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": str(self.shape),
+            "layers": self.shape.layers,
+            "ffn_pruned": self.shape.ffn,
+            "coverage": self.shape.coverage,
+            "size_bytes": self.size_bytes,
+            "latency_ms": self.latency.ms if self.latency else None,
+            "latency_kind": self.latency.kind if self.latency else None,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "score": self.score,
+            "outcome": self.outcome,
+        }
+
+
+@dataclass
+class Link:
+    """A checkpoint of the chain and its artifact in the engine and precision that the chain is judged by."""
+
+    name: str
+    checkpoint: Checkpoint
+    candidate: Candidate
+    passed: bool = True
+
+    @property
+    def score(self) -> float:
+        """Of its artifact, on the evaluation split."""
+        return float(self.candidate.metrics["score"])
+
+    def as_dict(self) -> dict[str, Any]:
+        latency = self.candidate.latency
+        return {
+            "name": self.name,
+            "parameters": self.checkpoint.parameters,
+            "size_bytes": self.candidate.artifact["size_bytes"],
+            "score": self.score,
+            "latency_ms": latency.ms if latency else None,
+            "latency_kind": latency.kind if latency else None,
+        }
+
+
+@dataclass
+class Search:
+    """One search on its way."""
+
+    workshop: Workshop  # of the original
+    basis: Candidate  # the original's artifact that every link's is compared in kind with
+    plan: CompressPlan
+    chain: Chain
+    depth: int
+    points: list[Point] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    coverage: float = 1.0  # of the base's vocabulary; 1: it was not trimmed
+    by_budget: bool = False  # whether the budgets say where to stop, or the plan's order
+    trained: int = 0
+    outcome: str = ""
+    _distilled: dict[tuple[int, float], Link | None] = field(default_factory=dict)
+    _trimmed: dict[float, Link] = field(default_factory=dict)
+    _teaching: list[Finished] = field(default_factory=list)
+
+    # What everything starts from
+
+    @property
+    def start(self) -> Link:
+        return Link("the float checkpoint", self.workshop.original, self.basis)
+
+    @property
+    def least_score(self) -> float:
+        """The floor of the score on the evaluation split."""
+        assert self.workshop.reference is not None  # noqa: S101 - made before any search
+        return score.floor(self.workshop.recipe.budgets.min_score, float(self.workshop.reference.report["score"]))
+
+    def _give_up_below(self) -> float:
+        assert self.workshop.reference is not None  # noqa: S101
+        share = self.least_score / max(float(self.workshop.reference.report["score"]), 1e-9)
+        return share * float(self._teaching[0].report["validation_score"]) - HOPELESS
+
+    # One link of the chain
+
+    def judge(self, before: Link, made: Finished, name: str, stage: str, *, score_counts: bool = True) -> Link:
+        """Export what a stage made, and let the gates say whether it is kept."""
+        recipe = self.workshop.recipe.model_copy(update={"candidates": [self.basis.plan]})
+        checkpoint = checkpoints.inspect(made.output)
+        workshop = replace(self.workshop, checkpoint=checkpoint, label=name, recipe=recipe, own=None)
+        candidate = candidate_steps.make(workshop)[0]
+        link = Link(name, checkpoint, candidate)
+        latency_before: Latency | None = None
+        if candidate.answers is None:  # its engine could not be given it
+            verdicts = candidate.verdicts
+        else:
+            verdicts = [
+                v for v in candidate.verdicts if v.gate not in BUDGET_GATES and (score_counts or v.gate == "parity")
+            ]
+            verdict, latency_before = self._economy(workshop, before, candidate)
+            verdicts.append(verdict)
+        link.passed = all(verdict.passed for verdict in verdicts)
+        self.steps.append(
+            {
+                "stage": stage,
+                "name": name,
+                "before": before.as_dict(),
+                "latency_before_ms": latency_before.ms if latency_before else None,  # in the same run as after
+                "after": link.as_dict() if candidate.answers is not None else None,
+                "seconds": made.receipt["seconds"],
+                "gates": [verdict.as_dict() for verdict in verdicts],
+                "kept": link.passed,
+            }
+        )
+        self.workshop.runner.note(made, gates=[verdict.as_dict() for verdict in verdicts], kept=link.passed)
+        return link
+
+    def _economy(self, workshop: Workshop, before: Link, candidate: Candidate) -> tuple[Verdict, Latency | None]:
+        """The verdict, and the latency before in the same run."""
+        against = None
+        if self.measured:
+            pair = {"before": replace(before.candidate), "after": candidate}
+            candidate_steps.measure(workshop, pair)
+            against = compare(candidate.times, pair["before"].times, workshop.recipe.seed)
+            latency_before = pair["before"].latency
+        else:
+            assert workshop.own is not None  # noqa: S101 - made together with the candidate
+            candidate.latency = candidate_steps.estimated(workshop, candidate, workshop.own.report["operations"])
+            latency_before = before.candidate.latency
+        verdict = economy.check(
+            before.candidate.artifact["size_bytes"], candidate.artifact["size_bytes"],
+            latency_before, candidate.latency, against,
+        )  # fmt: skip
+        return verdict, latency_before
+
+    @property
+    def measured(self) -> bool:
+        """Whether latencies are measured: this machine stands for the target."""
+        processor = self.workshop.target.engine(self.basis.plan.engine).processor
+        return self.workshop.measurable and processor == "cpu"
+
+    # The stages
+
+    def base(self) -> Link:
+        """What the chain starts from: the original with the vocabulary and positions that the data needs, or as it was
+        if trimming it did not pass."""
+        if 1.0 not in self._trimmed:
+            first = self.plan.coverage[0]
+            link = self.judge(self.start, self._trim_stage(first), f"vocabulary {first:.1%}", "prune")
+            self.coverage = first if link.passed else 1.0
+            self._trimmed[self.coverage] = self._trimmed[1.0] = link if link.passed else self.start
+        return self._trimmed[1.0]
+
+    def trim(self, coverage: float) -> Link:
+        """The original with a smaller vocabulary than the base's. It recovers in the training that follows, and its
+        score is judged there."""
+        if coverage not in self._trimmed:
+            name = f"vocabulary {coverage:.1%}"
+            self._trimmed[coverage] = self.judge(
+                self.start, self._trim_stage(coverage), name, "prune", score_counts=False
+            )
+        return self._trimmed[coverage]
+
+    def _trim_stage(self, coverage: float) -> Finished:
+        return self.chain.prune(
+            self.workshop.original, [], {"epochs": 0, "positions": True, "coverage": coverage},
+            title=f"trim the vocabulary to {coverage:.1%}",
+            reason="tokens that the data does not have take room in the file, and no time",
+        )  # fmt: skip
+
+    def distill(self, layers: int, coverage: float) -> Link | None:
+        """A student of so many layers; None if it was not good enough."""
+        key = (layers, coverage)
+        if key in self._distilled:
+            return self._distilled[key]
+        before = self.trim(coverage)
+        shape = Shape(layers, 0.0, coverage)
+        made = self.chain.distill(
+            before.checkpoint,
+            self._teaching,
+            {
+                **self.plan.distill,
+                "layers": architecture.evenly(self.depth, layers),
+                "give_up_below": self._give_up_below(),
+            },
+            title=f"distill into {shape}",
+            reason="a layer that goes takes its time with it",
+        )
+        self.trained += 1
+        self._distilled[key] = self._after_training(before, made, str(shape), "distill")
+        return self._distilled[key]
+
+    def prune(self, before: Link, shape: Shape) -> Link | None:
+        """A distilled checkpoint with fewer feed-forward units; None if it was not good enough."""
+        made = self.chain.prune(
+            before.checkpoint,
+            self._teaching,
+            {
+                **self.plan.prune,
+                "ffn": shape.ffn,
+                "multiple": self.plan.multiple,
+                "give_up_below": self._give_up_below(),
+            },
+            title=f"prune to {shape}",
+            reason="units that real examples need least go, in whole vectors of the target",
+        )
+        self.trained += 1
+        return self._after_training(before, made, str(shape), "prune")
+
+    def _after_training(self, before: Link, made: Finished, name: str, stage: str) -> Link | None:
+        if made.report["gave_up"]:
+            history = made.report["history"]
+            reason = (
+                f"validation score {made.report['validation_score']:.4f} after epoch {len(history)}, "
+                f"{self._give_up_below():.4f} needed to go on"
+            )
+            verdict = Verdict("early rejection", False, reason)
+            self.steps.append(
+                {
+                    "stage": stage, "name": name, "before": before.as_dict(), "after": None,
+                    "seconds": made.receipt["seconds"], "gates": [verdict.as_dict()], "kept": False,
+                }
+            )  # fmt: skip
+            self.workshop.runner.note(made, gates=[verdict.as_dict()], kept=False)
+            return None
+        link = self.judge(before, made, name, stage)
+        return link if link.candidate.answers is not None else None
+
+    # What shapes cost
+
+    def probe(self) -> None:
+        """Measure, or estimate, untrained models of every shape with the base's vocabulary."""
+        base, coverage = self.base(), self.coverage
+        shapes = [
+            Shape(layers, ffn, coverage)
+            for layers in [self.depth, *self.plan.layers]
+            for ffn in sorted({0.0, *self.plan.ffn})
+            if ffn or layers < self.depth  # the whole shape is the base
+        ]
+        recipe = self.workshop.recipe.model_copy(update={"candidates": [self.basis.plan]})
+
+        def build(shape: Shape) -> tuple[Checkpoint, Candidate]:
+            made = self.chain.prune(
+                base.checkpoint, [],
+                {
+                    "epochs": 0, "layers": shape.layers, "ffn": shape.ffn, "multiple": self.plan.multiple,
+                    "importance": "magnitude",
+                },
+                title=f"cut to {shape}, untrained", reason="what a shape costs is known before it is trained",
+            )  # fmt: skip
+            checkpoint = checkpoints.inspect(made.output)
+            workshop = replace(
+                self.workshop, checkpoint=checkpoint, label=f"{shape}, untrained", recipe=recipe, own=None
+            )
+            built = workshop.quantize(workshop.export(self.basis.plan.engine), self.basis.plan)
+            artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
+            candidate = Candidate(self.basis.plan, built=built, artifact=artifact)
+            if self.workshop.recipe.budgets.max_memory_mb is not None:
+                candidate.answers = workshop.evaluate(
+                    self.basis.plan.engine, built.output, built.sha256, MEMORY_EXAMPLES, f"{shape}, untrained"
+                )
+            return checkpoint, candidate
+
+        with ThreadPoolExecutor(self.workshop.workers) as pool:
+            try:
+                found = list(pool.map(build, shapes))
+            except BaseException:
+                self.workshop.runner.stop()
+                raise
+        if self.measured:
+            named = {str(shape): candidate for shape, (_, candidate) in zip(shapes, found, strict=True)}
+            candidate_steps.measure(
+                self.workshop, {"original": replace(self.basis), **named}, "measure the speed of shapes"
+            )
+        for shape, (checkpoint, candidate) in zip(shapes, found, strict=True):
+            latency = candidate.latency
+            if not self.measured:
+                latency = candidate_steps.estimated(self.workshop, candidate, self._operations(checkpoint))
+            self.points.append(
+                Point(shape, candidate.artifact["size_bytes"], latency, candidate.peak_rss_bytes, candidate.times)
+            )
+        self._add_coverages(base)
+
+    def _operations(self, checkpoint: Checkpoint) -> float:
+        """Arithmetic of one inference, from the original's by the share of the weights that are not looked up."""
+        assert self.workshop.reference is not None  # noqa: S101
+        share = checkpoint.body_parameters / self.workshop.original.body_parameters
+        return float(self.workshop.reference.report["operations"]) * share
+
+    def _add_coverages(self, base: Link) -> None:
+        """The same shapes with smaller vocabularies, whose size follows from the tokens: latency does not change."""
+        if self.workshop.recipe.budgets.max_size_mb is None:
+            return
+        tokens, width = base.checkpoint.vocabulary, base.checkpoint.width
+        per_weight = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[self.basis.plan.precision]
+        for coverage in self.plan.coverage:
+            if coverage >= self.coverage:
+                continue
+            kept = checkpoints.inspect(self._trim_stage(coverage).output).vocabulary
+            saved = (tokens - kept) * width * per_weight
+            self.points += [
+                replace(point, shape=replace(point.shape, coverage=coverage), size_bytes=point.size_bytes - saved)
+                for point in self.points
+                if point.shape.coverage == self.coverage
+            ]
+
+    # The order
+
+    def _over_budget(self, costs: Point | Candidate) -> list[str]:
+        """The budgets that something does not keep to, in words."""
+        budgets = self.workshop.recipe.budgets
+        size_bytes = costs.size_bytes if isinstance(costs, Point) else costs.artifact["size_bytes"]
+        verdicts = [size.check(size_bytes, budgets.max_size_mb)]
+        if costs.latency is not None:
+            verdicts.append(speed.check_budget(costs.latency, budgets.max_latency_ms))
+        if costs.peak_rss_bytes is not None:
+            verdicts.append(memory.check(costs.peak_rss_bytes, budgets.max_memory_mb))
+        return [verdict.reason for verdict in verdicts if not verdict.passed]
+
+    def excess(self, point: Point) -> float:
+        """How many times the tightest budget a point takes: the nearest point has the least."""
+        budgets = self.workshop.recipe.budgets
+        shares = [point.size_bytes / 1e6 / budgets.max_size_mb] if budgets.max_size_mb else []
+        if budgets.max_latency_ms and point.latency is not None:
+            shares.append(point.latency.ms / budgets.max_latency_ms)
+        if budgets.max_memory_mb and point.peak_rss_bytes is not None:
+            shares.append(point.peak_rss_bytes / 1e6 / budgets.max_memory_mb)
+        return max(shares, default=0.0)
+
+    def order(self) -> list[Point]:
+        """The points that are worth training, the first to be tried first; the others get their reason."""
+        for point in self.points:
+            over = self._over_budget(point)
+            if over:
+                point.outcome = "over budget: " + "; ".join(over)
+            elif reason := self._does_not_pay(point):
+                point.outcome = reason
+        left = [point for point in self.points if not point.outcome]
+        if self.by_budget:
+            return sorted(left, key=lambda p: (-(p.latency.ms if p.latency else 0), -p.size_bytes))
+        wanted = [layers for layers in self.plan.layers if layers >= self.plan.layers[0]]
+        plans = [(layers, ffn) for layers in [*wanted, self.depth] for ffn in [*self.plan.ffn, 0.0]]
+        for point in left:
+            if (point.shape.layers, point.shape.ffn) not in plans:
+                point.outcome = "not tried: no budget asks for so small a model"
+        left = [point for point in left if not point.outcome]
+        return sorted(left, key=lambda p: plans.index((p.shape.layers, p.shape.ffn)))
+
+    def _does_not_pay(self, point: Point) -> str | None:
+        """Why pruning to this point is not worth a training: it is no better than the point without pruning."""
+        whole = next((p for p in self.points if p.shape == replace(point.shape, ffn=0.0)), None)
+        if not point.shape.ffn or whole is None:
+            return None
+        against = compare(point.times, whole.times, self.workshop.recipe.seed) if point.times else None
+        verdict = economy.check(whole.size_bytes, point.size_bytes, whole.latency, point.latency, against)
+        return None if verdict.passed else f"pruning does not pay: {verdict.reason}"
+
+    def run(self) -> Link | None:
+        """The last link of the chain that passed every gate, and keeps to the budgets if there are any.
+
+        Without one: with budgets the trained link that comes nearest, else what the chain had kept; None if the
+        original is all there is. `outcome` says what happened.
+        """
+        base = self.base()
+        self.by_budget = self.plan.when != "always" or bool(self._over_budget(base.candidate))
+        if not self._over_budget(base.candidate) and self.by_budget:
+            self.outcome = f"{base.name} passed"
+            return base
+        self.probe()
+        order = self.order()
+        if not order:
+            nearest = min(self.points, key=self.excess)
+            self.outcome = f"No shape keeps to the budgets. The nearest is {nearest.shape}: {nearest.outcome}"
+            return None
+        self._teach()
+        best: Link | None = None
+        for point in order:
+            link = self._try(point)
+            if link is not None and link.passed:
+                self.outcome = f"{link.name} passed"
+                for other in order:
+                    other.outcome = other.outcome or "not tried: a shape before it passed"
+                return link
+            if link is not None and (best is None or link.score > best.score):
+                best = link
+        self.outcome = "No shape that was trained passed the gates"
+        if best is not None:
+            self.outcome += f"; the nearest is {best.name}, with a score of {best.score:.4f}"
+        return best if self.by_budget else base
+
+    def workshop_of(self, link: Link) -> Workshop:
+        """Where all candidates of a link are made."""
+        return replace(self.workshop, checkpoint=link.checkpoint, label=link.name, own=None)
+
+    def _teach(self) -> None:
+        unlabeled = None
+        if self.plan.unlabeled:
+            unlabeled = {
+                "unlabeled": self.plan.unlabeled,
+                "unlabeled_column": self.plan.unlabeled_column,
+                "unlabeled_limit": self.plan.unlabeled_limit,
+            }
+        teaching = self.chain.teach(
+            self.workshop.original, unlabeled=unlabeled, unlabeled_sha256=self.plan.unlabeled_sha256
+        )
+        self._teaching = [teaching]
+
+    def _try(self, point: Point) -> Link | None:
+        """Train a point, and say in its outcome what came of it. None if nothing did."""
+        shape = point.shape
+        if self._trainings(shape) > self.plan.trials - self.trained:
+            point.outcome = f"not tried: the plan allows {self.plan.trials} trainings"
+            return None
+        link = self.trim(shape.coverage) if shape.layers == self.depth else self.distill(shape.layers, shape.coverage)
+        if shape.ffn and link is not None:
+            if not link.passed:
+                point.outcome = f"rejected: its layers alone fail ({self._refusal(link.name)})"
+                return None
+            link = self.prune(link, shape)
+        if link is None:
+            point.outcome = f"rejected: {self.steps[-1]['gates'][-1]['reason']}"
+            return None
+        point.score = link.score
+        point.outcome = "passed" if link.passed else f"rejected: {self._refusal(link.name)}"
+        return link
+
+    def _trainings(self, shape: Shape) -> int:
+        """How many trainings a shape still takes."""
+        distilled = shape.layers == self.depth or (shape.layers, shape.coverage) in self._distilled
+        return int(not distilled) + int(bool(shape.ffn))
+
+    def _refusal(self, name: str) -> str:
+        step = next(step for step in reversed(self.steps) if step["name"] == name)
+        return next(f"{g['gate']}: {g['reason']}" for g in step["gates"] if not g["passed"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report and the manifest."""
+        return {
+            "basis": self.basis.name,
+            "floor": self.least_score,
+            "original": self.start.as_dict(),
+            "steps": self.steps,
+            "points": [point.as_dict() for point in self.points],
+            "trained": self.trained,
+            "outcome": self.outcome,
+        }
+
+
+def find_basis(workshop: Workshop, candidates: list[Candidate]) -> Candidate | None:
+    """The original's candidate that nothing but budgets speaks against, the fastest; None if there is none."""
+    fit = [c for c in candidates if c.built is not None and c.answers is not None and not c.refused_by - BUDGET_GATES]
+    for candidate in candidate_steps.ranked(workshop, fit):
+        candidate_steps.complete(workshop, candidate)
+        if not candidate.refused_by - BUDGET_GATES:
+            return candidate
+    return None
