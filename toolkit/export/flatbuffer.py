@@ -1,8 +1,9 @@
 """LiteRT files without repetition: what quantization and several signatures make a converter write many times.
 
-Every signature's graph has its own copy of the scales and zero points of the weights that all graphs share, and every
-tensor the full path of Python classes that it came from: a quarter of a small encoder's file. A flatbuffer may point
-at one table from many places, so equal tables are written once. Weights, operators and answers stay the same.
+Every signature's graph has its own copy of the scales and zero points of the weights that all graphs share and of the
+beginning of the position table, and every tensor has the full path of Python classes that it came from: a quarter of a
+small encoder's file. A flatbuffer may point at one place from many, so equal parts are written once. Operators and
+answers stay the same.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ def compact(path: Path) -> None:
     with _shared(schema):
         tables = flatbuffer_utils.convert_object_to_bytearray(model)
     end = _aligned(len(tables))
-    places = {}
-    for index, data in weights.items():
+    places: dict[int, int] = {}
+    for index, data in sorted(weights.items(), key=lambda item: (-len(item[1]), item[0])):
+        # Each signature has its own slice of the position table: the beginning of the longest one's.
+        longer = next((other for other in places if weights[other].startswith(data)), None)
+        if longer is not None:
+            places[index] = places[longer]
+            continue
         places[index] = end
         end = _aligned(end + len(data))
     whole = bytearray(end)
