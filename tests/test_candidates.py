@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.made_up import a_candidate, a_workshop
 from toolkit import candidates as steps
+from toolkit import tasks
 from toolkit.candidates import Candidate, Workshop
 from toolkit.errors import ToolkitError
 from toolkit.gates import Verdict
@@ -169,3 +172,39 @@ def test_ranking_is_complete_and_its_head_is_the_choice() -> None:
     names = [c.name for c in steps.ranked(workshop, candidates)]
     assert names == ["litert int8", "onnxruntime int8", "onnxruntime fp32", "litert fp32"]
     assert [c.name for c in steps.ranked(workshop, candidates[::-1])] == names
+
+
+# A class that pays for the others
+
+
+def test_a_class_that_collapses_is_refused_though_the_mean_stays(tmp_path: Path) -> None:
+    """2,000 examples of four classes. Of the rarest, 30, the candidate gets 18, the float model gets all; elsewhere
+    it is right a little more often, so that the mean moves by less than half a point."""
+    truth = np.repeat([0, 1, 2, 3], [900, 700, 370, 30])
+    generator = np.random.default_rng(7)
+    before, after = np.eye(4)[truth] * 3, np.eye(4)[truth] * 3
+    wrong = generator.permutation(1970)[:120]
+    before[wrong] = np.eye(4)[(truth[wrong] + 1) % 3] * 3
+    after[wrong[:115]] = before[wrong[:115]]
+    after[1970 + generator.permutation(30)[:12]] = np.eye(4)[0] * 3
+    folders = {name: tmp_path / name for name in ("data", "before", "after")}
+    for folder in folders.values():
+        folder.mkdir()
+    lines = (json.dumps({"text": f"text {i}", "label": int(label)}) for i, label in enumerate(truth))
+    (folders["data"] / "eval.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = ["film review", "product review", "editorial", "tweet"]
+    reports = {}
+    for name, logits in (("before", before), ("after", after)):
+        np.save(folders[name] / "logits.npy", logits.astype(np.float32))
+        metrics = tasks.get("text-classification").metrics(logits, truth, names)
+        reports[name] = Finished(folders[name], {"report": metrics})
+    workshop = a_workshop(["litert"])
+    workshop.data = Finished(folders["data"], {"report": {"splits": {"eval": len(truth)}}})
+    workshop.reference = workshop.own = reports["before"]
+    candidate = a_candidate("litert int8", workshop=workshop)
+    candidate.answers = reports["after"]
+    steps.judge_answers(workshop, candidate)
+    assert abs(reports["after"].report["score"] - reports["before"].report["score"]) < 0.005
+    assert candidate.refused_by == {"classes"}
+    assert candidate.refused is not None
+    assert candidate.refused.startswith("classes: recall of 'tweet' 1.0000 → 0.6000 (-0.4000, 95 % interval ")

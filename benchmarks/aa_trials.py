@@ -1,0 +1,89 @@
+"""How often two builds that are the same are called different.
+
+    python benchmarks/aa_trials.py [--bundle FOLDER] [--trials 200]
+
+Each trial loads the artifact of one bundle twice, times both in turn over real sentences exactly as the gates do, and
+asks `toolkit.bench.statistics.compare` for its verdict. At a 95 % interval, at most 5 % of the trials may call an A/A
+pair faster or slower. Without a bundle, the demo is converted for this machine (or taken from the stage cache).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import toolkit
+from toolkit import candidates, conversion, demo
+from toolkit import data as tables
+from toolkit.bench import measure, statistics
+from toolkit.devices import local
+from toolkit.storage import write_json
+
+
+def sentences() -> list[str]:
+    """Real sentences of the demo."""
+    found = demo.find()
+    rows = tables.where(tables.read_rows(found.data), found.data, found.where)
+    return [str(row["text"]) for row in rows]
+
+
+def trial(bundle: Path, texts: list[str], seed: int) -> statistics.Comparison:
+    """Two loads of one artifact against each other."""
+    pipelines = {name: toolkit.load(bundle) for name in "ab"}
+    inputs = [pipelines["a"].encoder(text) for text in texts]
+    runners = {
+        name: (lambda index, engine=pipeline.engine: engine.run(inputs[index])) for name, pipeline in pipelines.items()
+    }
+    times = measure.interleave(runners, len(texts), candidates.TIMED_ROUNDS, seed)
+    medians = {name: measure.per_example(values) for name, values in times.items()}
+    for pipeline in pipelines.values():
+        pipeline.engine.close()
+    return statistics.compare(medians["a"], medians["b"], seed)
+
+
+def main() -> None:
+    """Run the trials, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "aa_trials.json")
+    arguments = parser.parse_args()
+
+    texts = sentences()
+    with tempfile.TemporaryDirectory() as work:
+        bundle = arguments.bundle
+        if bundle is None:
+            bundle = conversion.convert("demo", output=str(Path(work) / "bundle")).path
+        found: list[statistics.Comparison] = []
+        for number in range(arguments.trials):
+            chosen = np.random.default_rng(number).permutation(len(texts))[: candidates.TIMED_EXAMPLES]
+            found.append(trial(bundle, [texts[int(i)] for i in chosen], number))
+            print(f"\r{number + 1} of {arguments.trials}", end="", flush=True)
+    verdicts = Counter(comparison.verdict for comparison in found)
+    different = arguments.trials - verdicts["undecided"]
+    ratios = np.asarray([comparison.ratio for comparison in found])
+    record: dict[str, Any] = {
+        "command": f"python benchmarks/aa_trials.py --trials {arguments.trials}",
+        "kind": "measured",
+        "protocol": f"{candidates.TIMED_EXAMPLES} examples, {candidates.TIMED_ROUNDS} rounds, two loads of an artifact "
+        "in turn, a new draw and new loads for every trial",
+        "device": local.describe(),
+        "trials": arguments.trials,
+        "verdicts": dict(verdicts),
+        "called_different": different / arguments.trials,
+        "ratio": {f"p{q}": float(np.percentile(ratios, q)) for q in (2.5, 50, 97.5)},
+        "half_width_of_the_interval_p50": float(np.median([(c.high - c.low) / 2 for c in found])),
+    }
+    print(f"\rcalled different: {different} of {arguments.trials} ({record['called_different']:.1%}); {dict(verdicts)}")
+    print(f"ratios: {record['ratio']}; half of the interval: {record['half_width_of_the_interval_p50']:.4f}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.output, record)
+
+
+if __name__ == "__main__":
+    main()
