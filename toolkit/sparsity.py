@@ -67,7 +67,7 @@ def thin(model: Any, scores: Mapping[str, Any]) -> dict[str, Any]:
         weight = model.get_parameter(name)
         groups = score.reshape(-1, _GROUP)
         best = groups.argsort(dim=1, descending=True, stable=True)[:, :_KEPT]
-        mask = torch.zeros_like(groups).scatter_(1, best, 1.0).reshape(weight.shape)
+        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True).reshape(weight.shape)
         with torch.no_grad():
             weight.mul_(mask)
         # A weight at zero whose gradient is always zero has no moments and no decay: AdamW leaves it exactly there.
