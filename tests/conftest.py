@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 import toolkit
-from tests.small_inputs import ROWS, csv_text, tiny_checkpoint
+from tests.small_inputs import ROWS, csv_text, prepare, tiny_checkpoint
 from toolkit import demo
 
 LAYERS = 2
 SENTENCES = 1600
+FEW = 300
 # Two layers on 1,152 sentences learn something at this rate; at the default one they do not.
 TRAINING: dict[str, Any] = {"epochs": 2, "learning_rate": 5e-4}
 TRAINING_OPTIONS = ("--epochs", "2", "--learning-rate", "5e-4")
@@ -74,6 +75,20 @@ def write_csv(path: Path, pairs: list[tuple[str, str]]) -> Path:
 def reviews(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str, str]]) -> Path:
     """A CSV of real labelled sentences."""
     return write_csv(tmp_path_factory.mktemp("data") / "reviews.csv", sentences[:SENTENCES])
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str, str]]) -> Path:
+    """A CSV of as many as a stage needs that has to learn something."""
+    return write_csv(tmp_path_factory.mktemp("data") / "few.csv", sentences[:FEW])
+
+
+@pytest.fixture(scope="session")
+def prepared(encoder: Path, few: Path) -> Path:
+    """Those, as the stage `prepare` splits them."""
+    folder = few.parent / "prepared"
+    prepare(encoder, few, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,27 @@ def tiny_checkpoint(folder: Path, *, labels: list[str] | None = None, **config: 
     return folder
 
 
+_SIZES = {"vocab_size": 200, "max_position_embeddings": 64, "pad_token_id": 0, "num_labels": 3}
+_WIDE = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
+# model_type → config, one per family of architectures.
+ENCODERS: dict[str, dict[str, int]] = {
+    "bert": _WIDE,
+    "roberta": {**_WIDE, "pad_token_id": 1, "max_position_embeddings": 66},
+    "electra": {**_WIDE, "embedding_size": 64},
+    "distilbert": {"dim": 64, "n_layers": 4, "n_heads": 4, "hidden_dim": 96},
+}
+
+
+def random_encoder(kind: str) -> Any:
+    """A small classifier with random weights, of three labels, four layers and 200 tokens."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**_SIZES, **ENCODERS[kind]})
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
 def csv_text(rows: list[tuple[str, str]], header: str = "text,label") -> str:
     return "".join(f"{line}\n" for line in [header, *(f"{text},{label}" for text, label in rows)])
 

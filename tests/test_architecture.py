@@ -7,29 +7,15 @@ from typing import Any
 
 import pytest
 
+from tests.small_inputs import ENCODERS, random_encoder
 from toolkit import architecture, importance
 from toolkit.architecture import Cut
 from toolkit.errors import InputError
 
-SIZES = {"vocab_size": 200, "max_position_embeddings": 64, "pad_token_id": 0, "num_labels": 3}
-WIDE = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
-CONFIGS: dict[str, dict[str, int]] = {
-    "bert": WIDE,
-    "roberta": {**WIDE, "pad_token_id": 1, "max_position_embeddings": 66},
-    "electra": {**WIDE, "embedding_size": 64},
-    "distilbert": {"dim": 64, "n_layers": 4, "n_heads": 4, "hidden_dim": 96},
-}
 
-
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=ENCODERS)
 def model(request: pytest.FixtureRequest) -> Any:
-    """A small model with random weights, one per family."""
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, **{**SIZES, **CONFIGS[request.param]})
-    return AutoModelForSequenceClassification.from_config(config).eval()
+    return random_encoder(request.param)
 
 
 def answer(model: Any, ids: Any) -> Any:

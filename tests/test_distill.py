@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,29 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import run_toolkit, write_csv
-from tests.small_inputs import prepare
+import toolkit
+from tests.conftest import run_toolkit
+from tests.stage_runs import KilledError, kill_at, run_stage, weights
 from toolkit import data as tables
-from toolkit import stages, steps
+from toolkit import steps
 from toolkit.errors import InputError
-from toolkit.stages import distill, teach
+from toolkit.stages import distill
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
-TEXTS = 240
-
-
-@pytest.fixture(scope="module")
-def csv_file(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str, str]]) -> Path:
-    return write_csv(tmp_path_factory.mktemp("distill") / "some.csv", sentences[:TEXTS])
-
-
-@pytest.fixture(scope="module")
-def prepared(tuned: Path, csv_file: Path) -> Path:
-    folder = csv_file.parent / "prepared"
-    prepare(tuned, csv_file, folder, known_labels=["negative", "positive"])
-    return folder
-
+SMALL = {"max_length": 64, "batch_size": 8}
 
 Teach = Callable[..., tuple[Path, dict[str, Any]]]
 
@@ -43,8 +34,7 @@ def taught(tuned: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory
 
     def run(source: Path = tuned, **parameters: Any) -> tuple[Path, dict[str, Any]]:
         output = tmp_path_factory.mktemp("taught")
-        context = stages.Context(task="text-classification", data=prepared)
-        return output, teach.run(source, output, teach.Parameters(max_length=64, **parameters), context)
+        return output, run_stage("teach", source, output, prepared, max_length=64, **parameters)
 
     return run
 
@@ -57,14 +47,8 @@ def lesson(taught: Teach) -> Path:
 
 def learn(source: Path, output: Path, prepared: Path, lessons: list[Path], **parameters: Any) -> dict[str, Any]:
     """The stage `distill`, run in this process."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # a process of the stage's own has none
-    output.mkdir(parents=True)
-    given = distill.Parameters(
-        teaching=[str(each) for each in lessons], **{"epochs": 2, "max_length": 64, "batch_size": 8, **parameters}
-    )
-    return distill.run(source, output, given, stages.Context(task="text-classification", data=prepared))
+    teaching = [str(each) for each in lessons]
+    return run_stage("distill", source, output, prepared, **{**SMALL, "epochs": 2, "teaching": teaching, **parameters})
 
 
 def test_a_lesson_is_what_the_teacher_says(lesson: Path, tuned: Path, prepared: Path) -> None:
@@ -166,20 +150,46 @@ def test_a_sample_is_even_and_follows_the_seed() -> None:
     assert 45 < np.mean(halves) < 55
 
 
-def test_a_file_without_labels_is_read_in_little_memory(tmp_path: Path) -> None:
-    """64 MB of lines, with 100 kept: what is held at once stays far below the file's size."""
-    import tracemalloc
+MEASURE = """
+import sys
+from pathlib import Path
+from toolkit import child, data
+small, large = map(Path, sys.argv[1:])
+list(data.stream_texts(small))  # imports what reading takes
+before = child.peak_rss_bytes()
+kept, seen = data.sample_texts(data.stream_texts(large), 100, (), 0)
+print(len(kept), seen, child.peak_rss_bytes() - before)
+"""
 
-    path = tmp_path / "large.txt"
-    with path.open("w") as stream:
-        for number in range(64):
-            stream.writelines(f"line {number} {place} {'x' * 980}\n" for place in range(1024))
-    tracemalloc.start()
-    kept, seen = tables.sample_texts(tables.stream_texts(path), 100, (), 0)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert (len(kept), seen) == (100, 65536)
-    assert peak < 4e6
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
+def test_a_file_without_labels_is_read_in_little_memory(tmp_path: Path, suffix: str) -> None:
+    """100 MB, of which 100 texts are kept: the process stays far below the file's size, whatever the format."""
+    texts = [f"line {number} {'x' * 980}" for number in range(1000)]
+    if suffix == ".jsonl":
+        texts = [json.dumps({"text": text}) for text in texts]
+    block = "\n".join(texts) + "\n"
+    for name, blocks in (("small", 1), ("large", 100)):
+        with (tmp_path / f"{name}{suffix}").open("w") as stream:
+            stream.write("text\n" if suffix == ".csv" else "")
+            stream.writelines(block for _ in range(blocks))
+    assert (tmp_path / f"large{suffix}").stat().st_size > 98e6
+    files = [str(tmp_path / f"{name}{suffix}") for name in ("small", "large")]
+    path = {"PYTHONPATH": str(Path(toolkit.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *files], env=os.environ | path, capture_output=True, text=True, check=True
+    )
+    kept, seen, more = map(int, done.stdout.split())
+    assert kept <= 100 and seen == 100_000
+    assert more < 20e6
+
+
+def test_a_line_without_an_end_is_read_up_to_what_a_model_could_use(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("é" * 3_000_000 + "\nshort\n", encoding="utf-8")
+    first, second = tables.stream_texts(path)
+    assert set(first) == {"é"} and 100_000 < len(first) <= 1 << 20
+    assert second == "short"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -195,11 +205,98 @@ def test_tables_without_labels_are_streamed_by_their_text_column(tmp_path: Path,
         list(tables.stream_texts(path, "body"))
 
 
+# Students of another width
+
+
+def test_a_narrower_student_is_cut_from_its_teacher(lesson: Path, tuned: Path, prepared: Path, tmp_path: Path) -> None:
+    """What training begins with: channels of the teacher, in their order, and all parts in proportion."""
+    from safetensors.numpy import load_file
+
+    learn(tuned, tmp_path / "student", prepared, [lesson], width=192, layers=[1], epochs=1, learning_rate=1e-12)
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    sizes = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")
+    assert [config[name] for name in sizes] == [192, 6, 768, 1]
+    theirs, mine = (load_file(folder / "model.safetensors") for folder in (tuned, tmp_path / "student"))
+    name = "bert.embeddings.word_embeddings.weight"
+    away = np.abs(mine[name][:500, :, None] - theirs[name][:500, None, :]).max(axis=0)
+    kept = away.argmin(axis=1).tolist()
+    assert away.min(axis=1).max() < 1e-6
+    assert len(set(kept)) == 192 and kept == sorted(kept)
+    head = mine["bert.encoder.layer.0.attention.self.query.weight"].reshape(6, 32, 192)
+    heads = theirs["bert.encoder.layer.1.attention.self.query.weight"][:, kept].reshape(12, 32, 192)
+    assert len({int(np.argmin(np.abs(heads - each).max(axis=(1, 2)))) for each in head}) == 6
+    assert all(np.abs(heads - each).max(axis=(1, 2)).min() < 1e-6 for each in head)
+
+
+def test_hidden_states_of_a_narrower_student_are_learned_and_a_kill_costs_nothing(
+    lesson: Path, tuned: Path, prepared: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    given = {
+        "width": 96, "layers": [1], "layer_map": {0: 0, 1: 2}, "hidden_weight": 1.0, "answers_weight": 0.0,
+        "learning_rate": 1e-3,
+    }  # fmt: skip
+    report = learn(tuned, tmp_path / "whole", prepared, [lesson], **given)
+    losses = [entry["loss"] for entry in report["history"]]
+    assert losses[-1] < 0.95 * losses[0], losses
+    _, loading = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole", output_loading_info=True)
+    assert not any(loading.values()), loading  # the matrix between the widths is not there
+    resume = tmp_path / "resume"
+    with pytest.raises(KilledError):
+        learn(
+            tuned, tmp_path / "killed", prepared, [lesson], **given, resume=resume, progress=kill_at("epoch 2", 30)
+        )  # fmt: skip
+    assert learn(tuned, tmp_path / "resumed", prepared, [lesson], **given, resume=resume) == report
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
+
+
+def test_attention_of_a_narrower_student_is_refused(lesson: Path, tuned: Path, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="The student has 6 heads, its teacher 12; attention"):
+        learn(
+            tuned, tmp_path / "student", prepared, [lesson], width=192, attention_weight=1.0, layer_map={1: 1, 2: 2}
+        )  # fmt: skip
+
+
+def test_a_config_becomes_a_student_with_random_weights(tuned: Path, few: Path, tmp_path: Path) -> None:
+    """By the verb; the tokenizer is its teacher's, and the same command writes the same bytes."""
+    config = {
+        "model_type": "distilbert", "vocab_size": 30522, "dim": 64, "n_layers": 1, "n_heads": 2, "hidden_dim": 128,
+        "max_position_embeddings": 128,
+    }  # fmt: skip
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    options = {"model": str(tuned), "data": str(few), "cache_dir": str(tmp_path / "cache")}
+    for name in ("one", "two"):
+        result = steps.distill(
+            str(tmp_path / name), {**options, "force": True}, student=str(tmp_path / "tiny.json"), hidden=1.0,
+            parameters={"epochs": 1},
+        )  # fmt: skip
+    written = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert {name: written[name] for name in config} == config
+    assert written["id2label"] == {"0": "negative", "1": "positive"}
+    assert result["parameters"] < 2.1e6
+    assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tuned / "tokenizer.json").read_bytes()
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    receipt = json.loads((tmp_path / "one" / "receipt.json").read_text())
+    assert receipt["parameters"]["config"] == config  # complete enough to run it again
+
+
 # The verb, and what it refuses
 
 
-def test_the_verb_writes_a_student_and_computes_the_answers_once(tuned: Path, csv_file: Path, tmp_path: Path) -> None:
-    given = ("distill", tuned, "--data", csv_file, "--layers", "1", "--epochs", "1", "--cache-dir", tmp_path / "cache")
+def test_the_verb_writes_a_student_and_computes_the_answers_once(tuned: Path, few: Path, tmp_path: Path) -> None:
+    given = (
+        "distill",
+        tuned,
+        "--data",
+        few,
+        "--layers",
+        "1",
+        "--epochs",
+        "1",
+        "--cache-dir",
+        tmp_path / "cache",
+    )
     done = run_toolkit(*given, "-o", tmp_path / "one", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epochs_run"] == 1
@@ -211,25 +308,9 @@ def test_the_verb_writes_a_student_and_computes_the_answers_once(tuned: Path, cs
 
 
 def test_what_cannot_be_learned_is_refused(
-    tuned: Path, encoder: Path, csv_file: Path, prepared: Path, lesson: Path, taught: Teach, tmp_path: Path
+    tuned: Path, prepared: Path, lesson: Path, taught: Teach, tmp_path: Path
 ) -> None:
-    def refuse(message: str, **given: Any) -> None:
-        options = {"model": str(tuned), "data": str(csv_file), "cache_dir": str(tmp_path / "cache")}
-        with pytest.raises(InputError, match=message):
-            steps.distill(str(tmp_path / "out"), options | given.pop("options", {}), **given)
-        assert not (tmp_path / "out").exists()
-
-    refuse("Name the student")
-    refuse("nofile.txt is not a text file, or it is empty", layers=1, unlabeled="nofile.txt")
-    refuse("Data file nofile.csv does not exist", layers=1, unlabeled="nofile.csv")
-    refuse("Model nofolder does not exist", student="nofolder")
-    refuse("Model nofolder does not exist", layers=1, teachers=["nofolder"])
-    refuse("A student of 3 layers cannot be made from a model with 2", layers=3)
-    refuse("--layers 2: the teacher has 2 layers; a student is the smaller one", layers=2)
-    refuse("is not a trained classifier", layers=1, options={"model": str(encoder)})
-    from toolkit import demo
-
-    refuse(r"the student has 22\.\d million weights, its teacher 15\.", student=str(demo.find().model))
+    """By the stages; what the verb refuses before they run is tried in test_bad_compression."""
     other = tmp_path / "other"
     other.mkdir()
     for path in tuned.iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,31 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toolkit
-from tests.conftest import run_toolkit, write_csv
-from tests.small_inputs import prepare
-from toolkit import stages, steps, tasks
-from toolkit.errors import InputError
-from toolkit.stages import prune, teach
+from tests.conftest import run_toolkit
+from tests.stage_runs import run_stage
+from tests.unicode_texts import random_texts
+from toolkit import tasks
+from toolkit.engines import onnxruntime
+from toolkit.runtime.text import TextEncoder
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
-TEXTS = 300
 STRINGS = 10_000
+SMALL = {"max_length": 64, "batch_size": 8}
 
 Prune = Callable[..., tuple[Path, dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def csv_file(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str, str]]) -> Path:
-    return write_csv(tmp_path_factory.mktemp("prune") / "some.csv", sentences[:TEXTS])
-
-
-@pytest.fixture(scope="module")
-def prepared(tuned: Path, csv_file: Path) -> Path:
-    folder = csv_file.parent / "prepared"
-    prepare(tuned, csv_file, folder, known_labels=["negative", "positive"])
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +33,8 @@ def pruned(tuned: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory
     """The stage, run in this process."""
 
     def run(source: Path = tuned, **parameters: Any) -> tuple[Path, dict[str, Any]]:
-        from accelerate.state import AcceleratorState
-
-        AcceleratorState._reset_state(reset_partial_state=True)  # a process of the stage's own has none
         output = tmp_path_factory.mktemp("pruned")
-        given = prune.Parameters(**{"epochs": 0, "max_length": 64, "batch_size": 8, **parameters})
-        return output, prune.run(source, output, given, stages.Context(task="text-classification", data=prepared))
+        return output, run_stage("prune", source, output, prepared, **{**SMALL, "epochs": 0, **parameters})
 
     return run
 
@@ -103,33 +88,26 @@ def test_what_the_vocabulary_costs_is_counted(trimmed: tuple[Path, dict[str, Any
     assert coverage["eval"]["length_ratio"] > coverage["train"]["length_ratio"]
 
 
-def test_any_text_tokenizes_in_training_and_on_the_device_alike(trimmed: tuple[Path, dict[str, Any]]) -> None:
+def test_any_text_tokenizes_in_training_and_on_the_device_alike(
+    trimmed: tuple[Path, dict[str, Any]], sentences: list[tuple[str, str]]
+) -> None:
     from transformers import AutoTokenizer
-
-    from toolkit.runtime.text import TextEncoder
 
     folder, _ = trimmed
     theirs = AutoTokenizer.from_pretrained(folder)
     ours = TextEncoder(folder / "tokenizer.json", max_length=10**9, inputs=())
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
-    assert len(theirs) == size
+    assert len(theirs) == ours.size == size
     assert not {"vocab.txt", "merges.txt", "sentencepiece.bpe.model"} & {path.name for path in folder.iterdir()}
-    draw = random.Random(0)
-    ranges = [
-        (0x20, 0x7E),
-        (0xA0, 0x24F),
-        (0x300, 0x36F),
-        (0x400, 0x4FF),
-        (0x4E00, 0x9FFF),
-        (0x1F300, 0x1FAFF),
-        (0, 0x1F),
-    ]
-    for _ in range(STRINGS):
-        low, high = draw.choice(ranges)
-        text = "".join(chr(draw.randint(low, high)) for _ in range(draw.randint(0, 40)))
+    words = " ".join(text for text, _ in sentences).split()
+    texts = [*random_texts(STRINGS, words), " ".join(words)[:100_000]]
+    assert "" in texts
+    seen = set()
+    for text in texts:
         ids = ours.ids(text)
-        assert ids == theirs(text)["input_ids"]
-        assert all(0 <= index < size for index in ids)
+        assert ids == theirs(text)["input_ids"], ascii(text[:200])
+        seen |= set(ids)
+    assert 0.5 * size < len(seen) and max(seen) < size
 
 
 def test_units_heads_and_layers_go_and_the_config_says_so(pruned: Prune) -> None:
@@ -176,8 +154,7 @@ def _randomly_narrowed(tuned: Path, texts: list[str], whole: Any) -> float:
 def test_what_is_left_recovers(pruned: Prune, tuned: Path, prepared: Path, tmp_path: Path, by: str) -> None:
     lessons = []
     if by == "answers":
-        context = stages.Context(task="text-classification", data=prepared)
-        teach.run(tuned, tmp_path, teach.Parameters(max_length=64), context)
+        run_stage("teach", tuned, tmp_path, prepared, max_length=64)
         lessons = [str(tmp_path)]
     given = {"ffn": 0.75, "heads": 0.5, "teaching": lessons, "learning_rate": 3e-4}
     examples = tasks.get("text-classification").read_examples(prepared, "train")
@@ -193,52 +170,38 @@ def test_what_is_left_recovers(pruned: Prune, tuned: Path, prepared: Path, tmp_p
         assert (recovered.argmax(axis=1) == truth).mean() > (raw.argmax(axis=1) == truth).mean() + 0.1
 
 
-def test_the_verb_prunes_and_its_output_converts(tuned: Path, csv_file: Path, tmp_path: Path) -> None:
-    """The float artifacts give the pruned checkpoint's logits, and a fresh process without the toolkit the same."""
-    cache = ("--cache-dir", tmp_path / "cache")
-    given = ("prune", tuned, "--data", csv_file, "--ffn", "0.5", "--coverage", "0.98", "--positions", "--epochs", "1")
-    done = run_toolkit(*given, "-o", tmp_path / "small", *cache)
-    assert done.returncode == 0, done.stderr
-    assert "1536" in done.stdout and "768" in done.stdout
-    bundle = toolkit.convert(
-        tmp_path / "small", data=str(csv_file), output=str(tmp_path / "bundle"), cache_dir=str(tmp_path / "cache"),
-        min_score="50%",
-    )  # fmt: skip
-    floats = [c for c in bundle.summary["candidates"] if c["precision"] == "fp32"]
-    assert floats and all(c["agreement"]["max_abs_logit_difference"] < 1e-3 for c in floats)
-    script = (
-        "import sys, torch; from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T\n"
-        "m = M.from_pretrained(sys.argv[1]).eval(); t = T.from_pretrained(sys.argv[1])\n"
-        "print(m(**t('a quiet, brilliant film', return_tensors='pt')).logits.tolist())"
-    )
-    import subprocess
-
-    fresh = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "small")], capture_output=True, text=True, check=True
-    )
-    said = json.loads(fresh.stdout.strip().splitlines()[-1])[0]
-    assert said == pytest.approx(logits(tmp_path / "small", ["a quiet, brilliant film"])[0], abs=1e-5)
+FRESH = """
+import json, sys, torch
+from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T
+model, tokenizer = M.from_pretrained(sys.argv[1]).eval(), T.from_pretrained(sys.argv[1])
+with torch.inference_mode():
+    print(json.dumps([model(**tokenizer(t, return_tensors="pt", truncation=True, max_length=64)).logits[0].tolist()
+                      for t in json.load(sys.stdin)]))
+"""
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "Nothing to prune"),
-        ({"layers": 3, "epochs": 0}, "A student of 3 layers cannot be made from a model with 2"),
-        ({"coverage": 1.0, "vocabulary": 10, "epochs": 0}, "characters and marks must stay"),
-    ],
-)
-def test_what_cannot_be_pruned_is_refused(
-    tuned: Path, csv_file: Path, tmp_path: Path, given: dict[str, Any], message: str
+def test_a_distilled_and_pruned_checkpoint_answers_as_its_artifact(
+    tuned: Path, few: Path, sentences: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    options = {"model": str(tuned), "data": str(csv_file), "cache_dir": str(tmp_path / "cache")}
-    with pytest.raises(InputError, match=message):
-        steps.prune(str(tmp_path / "out"), options, parameters=given)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("option", [("--ffn", "1"), ("--heads", "1.5"), ("--vocabulary", "0"), ("--coverage", "2")])
-def test_shares_and_counts_out_of_range_are_refused(option: tuple[str, str], tuned: Path, csv_file: Path) -> None:
-    done = run_toolkit("prune", tuned, "--data", csv_file, "-o", "out", *option)
-    assert done.returncode == 2
-    assert f"Invalid value for '{option[0]}'" in done.stderr
+    """By the verbs; a fresh process without the toolkit loads the checkpoint, the artifact runs as on a device."""
+    cache = ("--cache-dir", tmp_path / "cache", "--data", few, "--epochs", "1", "--max-length", "64")
+    done = run_toolkit("distill", tuned, "--layers", "1", "--width", "192", "-o", tmp_path / "student", *cache)
+    assert done.returncode == 0, done.stderr
+    done = run_toolkit(
+        "prune", tmp_path / "student", "--ffn", "0.5", "--coverage", "0.98", "--positions", "--sparsity", "2:4",
+        "-o", tmp_path / "small", *cache,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "768" in done.stdout and "384" in done.stdout
+    assert "0.1 of 0.3 million weights in 6 matrices are zero, in the pattern 2:4" in done.stdout
+    texts = [text for text, _ in sentences[-60:]] + ["", "a quiet, brilliant film", "word " * 100]
+    command = [sys.executable, "-c", FRESH, str(tmp_path / "small")]
+    fresh = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True)
+    said = np.asarray(json.loads(fresh.stdout.strip().splitlines()[-1]))
+    run_stage("export", tmp_path / "small", tmp_path / "artifact", tmp_path, format="onnx", ort_fusions=True)
+    engine = onnxruntime.load(tmp_path / "artifact" / "model.onnx")
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    encoder = TextEncoder(tmp_path / "artifact" / "tokenizer.json", max_length=64, inputs=inputs)
+    ran = np.concatenate([engine.run(encoder(text))["logits"] for text in texts])
+    assert ran == pytest.approx(said, abs=1e-3)
+    assert np.ptp(said[:, 0]) > 0.01  # not one answer to everything

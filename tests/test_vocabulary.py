@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
+from tests.unicode_texts import random_texts
 from toolkit import demo, vocabulary
 from toolkit.errors import InputError
 
 TEXTS = 400
+STRINGS = 2_000  # of each kind; the real tokenizer reads 10,000 in test_prune
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,20 @@ def test_nothing_that_could_be_tokenized_is_unknown_now(
         before, after = whole.encode(text).tokens, cut.encode(text).tokens
         assert after.count(unknown) <= before.count(unknown), text
         assert before[0] == after[0] and before[-1] == after[-1]  # the marks at both ends
+
+
+def test_both_encoders_read_any_text_with_what_is_left(
+    pair: tuple[Tokenizer, Tokenizer, list[int]], texts: list[str], tmp_path: Path
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    from toolkit.runtime.text import TextEncoder
+
+    (tmp_path / "tokenizer.json").write_text(pair[1].to_str(), encoding="utf-8")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    ours = TextEncoder(tmp_path / "tokenizer.json", max_length=10**9, inputs=())
+    for text in random_texts(STRINGS, " ".join(texts).split()):
+        assert ours.ids(text) == theirs(text)["input_ids"], ascii(text[:200])
 
 
 def test_coverage_and_limit_decide_the_size(texts: list[str]) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, missing_extra
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,47 @@ def family(model_type: str) -> Family:
 
 
 def shape(config: Any) -> dict[str, int]:
-    """Layers, width, heads, ffn, vocabulary and positions of a config."""
-    return {name: int(getattr(config, key)) for name, key in family(config.model_type).config.items()}
+    """Layers, width, heads, ffn, vocabulary and positions of a config. Raises InputError."""
+    try:
+        return {name: int(getattr(config, key)) for name, key in family(config.model_type).config.items()}
+    except AttributeError as error:
+        raise InputError(f"A config of the type '{config.model_type}' must name its {error.name}.") from error
+
+
+def heads_of(sizes: Mapping[str, int], width: int) -> int:
+    """How many heads a model of these `sizes` keeps when it is cut to `width`. Raises InputError if heads cannot be
+    cut to it."""
+    head = sizes["width"] // sizes["heads"]
+    if width >= sizes["width"] or width % head:
+        raise InputError(
+            f"A width of {width} cannot be cut from {sizes['width']}: heads go as a whole, each is {head} wide. "
+            f"Choose a multiple of {head} below {sizes['width']}."
+        )
+    return width // head
+
+
+def fresh(
+    config: Mapping[str, Any], model_class: str, labels: Sequence[str], *, device: str = "cpu", **options: Any
+) -> Any:
+    """A float32 model with random weights, in the shape that a `config.json` describes and with a head for `labels`.
+
+    Raises InputError for a config that describes no such model.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise missing_extra("torch and transformers", "convert", "Making a model from a config") from error
+    given = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
+    try:
+        described = transformers.AutoConfig.for_model(
+            **given, id2label=dict(enumerate(labels)), label2id={name: index for index, name in enumerate(labels)}
+        )
+        with torch.device(device):
+            return getattr(transformers, model_class).from_config(described, dtype=torch.float32, **options)
+    except Exception as error:  # each architecture's config and layers raise what they like
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"The config of the student describes no classifier that can be built: {first}") from error
 
 
 def cut(model: Any, wanted: Cut) -> Any:

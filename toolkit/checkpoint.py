@@ -6,6 +6,8 @@ to refuse what cannot be used, in milliseconds.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import shutil
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit import architecture
 from toolkit.errors import InputError, missing_extra
 from toolkit.storage import explained, publish_folder, sha256_file, sha256_folder, sha256_json
 
@@ -73,6 +76,11 @@ class Checkpoint:
     def body_parameters(self) -> int:
         """Parameters but those of tables that are looked up: what an inference multiplies with."""
         return sum(math.prod(shape) for name, (_, shape) in self.tensors.items() if "embeddings." not in name)
+
+    @property
+    def heads(self) -> int:
+        """How many attention heads a layer has by the config; 0 if it tells none."""
+        return int(self.config.get("num_attention_heads") or self.config.get("n_heads") or 0)
 
     @property
     def model_limit(self) -> int:
@@ -163,11 +171,15 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model: it has no config.json.")
-    config = _read_json(folder / "config.json")
+    return _read_config(folder / "config.json")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _read_json(path)
     if "model_type" not in config:
-        raise InputError(f"{folder / 'config.json'} names no model_type; it is not a transformers model.")
+        raise InputError(f"{path} names no model_type; it is not a transformers model.")
     if "auto_map" in config:
-        raise InputError(f"{folder} needs code of its own to be run (auto_map in config.json); refused.")
+        raise InputError(f"{path.parent} needs code of its own to be run (auto_map in {path.name}); refused.")
     return config
 
 
@@ -197,6 +209,28 @@ def inspect(folder: Path) -> Checkpoint:
             "transformers writes there."
         ) from error
     return found
+
+
+def bare(path: Path, tokenizer: Path, model_class: str, labels: list[str]) -> Checkpoint:
+    """A model without weights yet, in the shape that the config file `path` describes, with a head for `labels`.
+
+    The folder is where its tokenizer lies: beside the config, or else the folder `tokenizer`. Raises InputError.
+    """
+    from toolkit.runtime.text import TextEncoder
+
+    config = _read_config(path)
+    with contextlib.redirect_stderr(io.StringIO()):  # libraries that torch finds say what they lack
+        state = architecture.fresh(config, model_class, labels, device="meta").state_dict()  # shapes without memory
+    folder = path.parent if (path.parent / "tokenizer.json").is_file() else tokenizer
+    tokens = TextEncoder(folder / "tokenizer.json", max_length=1, inputs=()).size
+    if tokens > int(config.get("vocab_size", tokens)):
+        raise InputError(
+            f"{path}: its vocab_size is {config['vocab_size']}, but the tokenizer of {folder} has {tokens} tokens."
+        )
+    names = ("tokenizer.json", "tokenizer_config.json")
+    hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
+    tensors = {name: ("F32", tuple(tensor.shape)) for name, tensor in state.items()}
+    return Checkpoint(folder, config, tensors, sha256_json(hashes))
 
 
 def from_pickle(folder: Path, cache: Path) -> Path:

@@ -6,6 +6,7 @@ so that no example stands on both sides of it.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import tempfile
@@ -27,7 +28,10 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".ndjson": ("json", {}),
     ".parquet": ("parquet", {}),
 }
+# How much is held at once of a file that is read as a stream: rows of a table, bytes of JSON lines.
+_STREAMED: dict[str, dict[str, Any]] = {"csv": {"chunksize": 500}, "json": {"chunksize": 1 << 20}}
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "comment", "tweet", "message", "body", "utterance")
+_LINE_LIMIT = 1 << 20  # bytes
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent", "polarity")
 
 
@@ -79,10 +83,12 @@ def _check_encoding(path: Path) -> None:
 def _fault(path: Path, error: BaseException) -> str:
     """The first line of a parser's message; for JSON lines with the first line that is not JSON."""
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        with path.open(encoding="utf-8") as stream:
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     valid = not line.strip() or isinstance(json.loads(line), dict)
+                except UnicodeDecodeError:
+                    return f"line {number} is not UTF-8 text"
                 except json.JSONDecodeError as fault:
                     return f"line {number} is not JSON ({fault.msg} at character {fault.pos + 1})"
                 if not valid:
@@ -120,9 +126,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def find_column(path: Path, rows: Sequence[dict[str, Any]], given: str | None, known: Sequence[str], role: str) -> str:
+def find_column(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    given: str | None,
+    known: Sequence[str],
+    role: str,
+    option: str | None = None,
+) -> str:
     """The column that holds the `role`: the one given, or the first known name. Raises InputError listing the
-    columns found."""
+    columns found and the `option` that names one (`--ROLE-column`)."""
     columns = list(rows[0])
     if given is not None:
         if given in columns:
@@ -134,7 +147,7 @@ def find_column(path: Path, rows: Sequence[dict[str, Any]], given: str | None, k
             return lowered[name]
     raise InputError(
         f"{path}: cannot tell which column holds the {role}; its columns are: {', '.join(columns)}. "
-        f"Name it with --{role}-column."
+        f"Name it with {option or f'--{role}-column'}."
     )
 
 
@@ -241,12 +254,28 @@ def stratified_split(examples: Sequence[Example], fractions: Sequence[float], se
     return [[part[int(position)] for position in generator.permutation(len(part))] for part in parts]
 
 
-def check_texts(path: Path) -> None:
-    """Refuse what can be seen to be no file of texts without reading it. Raises InputError."""
-    if path.suffix.lower() != ".txt":
-        check_readable(path)
-    elif not path.is_file() or path.stat().st_size == 0:
-        raise InputError(f"{path} is not a text file, or it is empty.")
+def check_texts(path: Path, column: str | None = None) -> None:
+    """Refuse what can be seen to be no file of texts by its name and its beginning. Raises InputError."""
+    if next(filter(None, stream_texts(path, column)), None) is None:
+        raise InputError(f"{path} has no texts.")
+
+
+def _stream_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, each up to `_LINE_LIMIT` bytes: the rest of a longer one no model would read."""
+    with path.open("rb") as stream:
+        number, inside = 1, False
+        while line := stream.readline(_LINE_LIMIT):
+            ends = line.endswith(b"\n")
+            if not inside:
+                try:
+                    text = codecs.getincrementaldecoder("utf-8")().decode(line, final=len(line) < _LINE_LIMIT)
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{path}:{number}: not UTF-8 text. Convert it first.") from error
+                if "\0" in text:
+                    raise InputError(f"{path}:{number}: a zero byte; this is no text file.")
+                yield text.strip()
+            inside = not ends
+            number += ends
 
 
 def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
@@ -254,27 +283,25 @@ def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
 
     A `.txt` file has one text per line; every other format is read by its text column. Raises InputError.
     """
-    check_texts(path)
     if path.suffix.lower() == ".txt":
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    yield line.decode("utf-8").strip()
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}:{number}: not UTF-8 text. Convert it first.") from error
+        if not path.is_file() or path.stat().st_size == 0:
+            raise InputError(f"{path} is not a text file, or it is empty.")
+        yield from _stream_lines(path)
         return
+    check_readable(path)
     try:
         import datasets
     except ImportError as error:
         raise missing_extra("datasets", "convert", "Reading data files") from error
     builder, options = _READERS[path.suffix.lower()]
+    options = options | _STREAMED.get(builder, {})
     name: str | None = None
     try:
         table = datasets.load_dataset(
             builder, data_files=str(path.resolve()), split="train", streaming=True, **options
         )  # fmt: skip
         for row in table:
-            name = name or find_column(path, [row], column, TEXT_COLUMNS, "text")
+            name = name or find_column(path, [row], column, TEXT_COLUMNS, "text", "--unlabeled-column")
             if not _is_missing(row[name]):
                 yield str(row[name])
     except InputError:

@@ -6,12 +6,14 @@ gradient of the loss with respect to the mask says what taking the unit away wou
 - `taylor`: the mean size of the gradient (Michel, Levy and Neubig, 2019);
 - `fisher`: its mean square (Kwon et al., 2022);
 - `magnitude`: the norm of the weights that read the unit, which needs no example.
+
+Single weights are scored alike, with a mask of ones over the weights themselves.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,10 +34,17 @@ class Importance:
     width: NDArray[np.float64]  # [width]: one choice for all layers, which share it
 
 
+def _own_loss(model: Any, batch: dict[str, Any]) -> Any:
+    return model(**batch).loss
+
+
 def measure(
-    model: Any, method: Method, batches: Iterable[dict[str, Any]], loss: Callable[[Any, dict[str, Any]], Any]
+    model: Any,
+    method: Method,
+    batches: Iterable[dict[str, Any]],
+    loss: Callable[[Any, dict[str, Any]], Any] = _own_loss,
 ) -> Importance:
-    """The importance of a model's parts over `batches`, tensors that `loss` understands."""
+    """The importance of a model's parts over `batches`, tensors that `loss` understands. `magnitude` reads none."""
     readers = _readers(model)
     sizes = architecture.shape(model.config)
     if method == "magnitude":
@@ -74,6 +83,34 @@ def measure(
     return _collected(sums, sizes)
 
 
+def of_weights(
+    model: Any,
+    method: Method,
+    names: Sequence[str],
+    batches: Iterable[dict[str, Any]],
+    loss: Callable[[Any, dict[str, Any]], Any] = _own_loss,
+) -> dict[str, Any]:
+    """The importance of single weights: for each name a float32 tensor of the weight's shape.
+
+    The gradient with respect to a weight's mask is the weight times its gradient (Molchanov et al., 2019).
+    """
+    import torch
+
+    weights = {name: model.get_parameter(name) for name in names}
+    if method == "magnitude":
+        return {name: weight.detach().abs() for name, weight in weights.items()}
+    power = 1 if method == "taylor" else 2
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    model.eval()
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        loss(model, batch).backward()
+        for name, weight in weights.items():
+            sums[name] += (weight.detach() * weight.grad).abs() ** power
+    model.zero_grad(set_to_none=True)
+    return sums
+
+
 def _readers(model: Any) -> dict[str, dict[int, list[Any]]]:
     """Axis → layer → the modules that read what lies along it."""
     prefix = f"{model.base_model_prefix}."
@@ -106,6 +143,18 @@ def _collected(sums: dict[tuple[str, int], NDArray[np.float64]], sizes: dict[str
 def best(scores: NDArray[np.float64], count: int) -> list[int]:
     """The indices of the `count` highest scores, ascending; of equal ones the first."""
     return sorted(np.argsort(-scores, kind="stable")[:count].tolist())
+
+
+def narrowed(model: Any, found: Importance, *, ffn: int | None = None, heads: int | None = None) -> Any:
+    """A copy of `model` with its `ffn` most important feed-forward units in each layer, and its `heads` most important
+    heads with their share of the width. None: all of them."""
+    wanted: dict[str, Any] = {}
+    if ffn is not None:
+        wanted["ffn"] = [best(row, ffn) for row in found.ffn]
+    if heads is not None:
+        wanted["heads"] = [best(row, heads) for row in found.heads]
+        wanted["width"] = best(found.width, len(found.width) // found.heads.shape[1] * heads)
+    return architecture.cut(model, architecture.Cut(**wanted))
 
 
 def rounded(size: int, removed: float, multiple: int) -> int:

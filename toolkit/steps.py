@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, stages
+from toolkit import architecture, conversion, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import data as tables
 from toolkit.cache import open_cache
@@ -85,15 +86,86 @@ def _finetune_here(
     return {"output": str(output), **module.run(made.checkpoint.folder, output, parameters, context)}
 
 
-def _chain(output: str, options: Mapping[str, Any], reporter: Reporter | None) -> tuple[Checkpoint, Chain]:
-    """The trained checkpoint that `options` name, and the chain that works on it. Raises InputError."""
+def _plan(output: str, options: Mapping[str, Any]) -> conversion.Plan:
+    """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
-    if folder.is_dir() and checkpoints.inspect(folder).labels is None:
+    if folder.is_dir():
+        _trained(folder)
+    return conversion.plan(
+        conversion.Options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
+    )
+
+
+def _trained(folder: Path) -> Checkpoint:
+    found = checkpoints.inspect(folder)
+    if found.labels is None:
         raise InputError(f"{folder} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
-    given = {**options, "finetune": False, "split": True, "output": output}
-    made = conversion.plan(conversion.Options(**given), marker=RECEIPT)
+    return found
+
+
+def _chain(made: conversion.Plan, reporter: Reporter | None) -> Chain:
+    """The chain that works on a plan's checkpoint and its prepared data."""
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
-    return made.checkpoint, Chain(runner, conversion.prepare(runner, made), conversion.bf16_pays())
+    return Chain(runner, conversion.prepare(runner, made), conversion.bf16_pays())
+
+
+def _check_labels(teacher: Checkpoint, others: Sequence[Checkpoint]) -> None:
+    """Refuse teachers that answer other questions than the first one."""
+    known = ", ".join(teacher.labels or [])
+    for each in others:
+        if each.labels != teacher.labels:
+            raise InputError(
+                f"{each.folder}: this teacher knows the labels {', '.join(each.labels or [])}; {teacher.folder} knows "
+                f"{known}. Teachers must have the same labels in the same order."
+            )
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a student that is a config only, and say how to begin from one: weights may have been forgotten."""
+    if (folder / "config.json").is_file() and not any(
+        path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt") for path in folder.iterdir()
+    ):
+        raise InputError(
+            f"{folder} has no weights. To begin from random ones, name its config: --student {folder / 'config.json'}"
+        )
+
+
+def _shape(checkpoint: Checkpoint) -> dict[str, int]:
+    return architecture.shape(SimpleNamespace(**checkpoint.config))
+
+
+def _student(
+    made: conversion.Plan, student: str | None, layers: int | None, width: int | None
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """What the student is made from, and the parameters that say how. Raises InputError."""
+    if student is None and layers is None and width is None:
+        raise InputError("Name the student: --layers or --width, a number, or --student, a folder or a config.json.")
+    teacher, source = made.checkpoint, made.checkpoint
+    shape: dict[str, Any] = {}
+    if student is not None and Path(student).suffix == ".json" and Path(student).is_file():
+        if layers is not None or width is not None:
+            raise InputError(f"{student} says already how large the student is; leave out --layers and --width.")
+        model_class = tasks.get(made.recipe.task).MODEL_CLASS
+        source = checkpoints.bare(Path(student), teacher.folder, model_class, list(teacher.labels or []))
+        shape["config"] = source.config
+    elif student is not None:
+        _check_weights(Path(student))
+        source = checkpoints.inspect(Path(student))
+    if source.parameters > teacher.parameters:
+        raise InputError(
+            f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
+            f"{teacher.parameters / 1e6:.1f}; a student is the smaller one."
+        )
+    if layers is not None:
+        shape["layers"] = architecture.evenly(source.layers, layers)
+        if student is None and width is None and layers >= source.layers:
+            raise InputError(
+                f"--layers {layers}: the teacher has {source.layers} layers; a student is the smaller one."
+            )
+    if width is not None:
+        architecture.heads_of(_shape(source), width)
+        shape["width"] = width
+    return source, shape
 
 
 def distill(
@@ -103,42 +175,44 @@ def distill(
     teachers: Sequence[str] = (),
     student: str | None = None,
     layers: int | None = None,
+    width: int | None = None,
     hidden: float = 0.0,
     attention: float = 0.0,
     unlabeled: str | None = None,
+    unlabeled_column: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, Any]:
     """Train a small student on the answers of the model that `options` name, and of further `teachers`.
 
-    The student is a folder, or the teacher with `layers` of its layers. `hidden` and `attention` weigh the losses
-    between layers; `parameters` are further ones of the stage. Writes a Hugging Face folder. Raises InputError.
+    The student is a folder; or the teacher with `layers` of its layers, cut to `width`; or a config file, of which a
+    model with random weights is made. `hidden` and `attention` weigh the losses between layers; `parameters` are
+    further ones of the stage. Writes a Hugging Face folder. Raises InputError.
     """
-    if student is None and layers is None:
-        raise InputError("Name the student: --layers, a number, or --student, a folder.")
     if unlabeled:
-        tables.check_texts(Path(unlabeled))
-    given_student = checkpoints.inspect(Path(student)) if student else None
-    others = [checkpoints.inspect(Path(name)) for name in teachers]
-    teacher, chain = _chain(output, options, reporter)
-    source = given_student or teacher
-    depth = source.layers
-    if source.parameters > teacher.parameters:
+        tables.check_texts(Path(unlabeled), unlabeled_column)
+    others = [_trained(Path(name)) for name in teachers]
+    made = _plan(output, options)
+    teacher = made.checkpoint
+    _check_labels(teacher, others)
+    source, shape = _student(made, student, layers, width)
+    if attention:
+        heads = architecture.heads_of(_shape(source), width) if width is not None else source.heads
+        importlib.import_module("toolkit.stages.distill").check_heads(heads, teacher.heads)
+    chain = _chain(made, reporter)
+    longest = chain.data.report["max_length"]
+    if longest > source.model_limit:
         raise InputError(
-            f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
-            f"{teacher.parameters / 1e6:.1f}; a student is the smaller one."
+            f"{student}: the student takes at most {source.model_limit} tokens, the texts have up to {longest}; "
+            f"truncate them with --max-length {source.model_limit}."
         )
-    kept = architecture.evenly(depth, layers) if layers is not None else list(range(depth))
-    if student is None and len(kept) >= depth:
-        raise InputError(f"--layers {layers}: the teacher has {depth} layers; a student is the smaller one.")
-    layer_map = {mine: architecture.matching(mine, len(kept), teacher.layers) for mine in range(len(kept) + 1)}
-    given: dict[str, Any] = {**(parameters or {}), "hidden_weight": hidden, "attention_weight": attention}
+    depth = len(shape.get("layers") or range(source.layers))
+    layer_map = {mine: architecture.matching(mine, depth, teacher.layers) for mine in range(depth + 1)}
+    given = {**(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
     if hidden or attention:
         given["layer_map"] = layer_map
-    if layers is not None:
-        given["layers"] = kept
-    text_files = {"unlabeled": unlabeled} if unlabeled else None
+    text_file = {"unlabeled": unlabeled, "unlabeled_column": unlabeled_column} if unlabeled else None
     texts_sha256 = sha256_file(Path(unlabeled)) if unlabeled else None
     with around(chain.runner), chain.runner.warmed():
         teaching = [
@@ -146,14 +220,14 @@ def distill(
                 each,
                 hidden_layers=sorted(set(layer_map.values())) if hidden and place == 0 else (),
                 attention_layers=sorted(set(layer_map.values()) - {0}) if attention and place == 0 else (),
-                unlabeled=text_files,
+                unlabeled=text_file,
                 unlabeled_sha256=texts_sha256,
             )
             for place, each in enumerate([teacher, *others])
         ]
         finished = chain.distill(
             source, teaching, given,
-            title="distill", reason=f"{len(kept)} layers learn from {len(teaching)} teachers",
+            title="distill", reason=f"{depth} layers learn from {len(teaching)} teachers",
         )  # fmt: skip
     return _publish(finished, Path(output), bool(options.get("overwrite")))
 
@@ -171,12 +245,13 @@ def prune(
 
     It recovers on its own answers from before, or on the labels. Writes a Hugging Face folder. Raises InputError.
     """
+    made = _plan(output, options)
     stage = importlib.import_module("toolkit.stages.prune")
-    stage.check(stage.Parameters.model_validate(parameters))
-    source, chain = _chain(output, options, reporter)
+    stage.check(stage.Parameters.model_validate(parameters), made.checkpoint)
+    chain = _chain(made, reporter)
     with around(chain.runner), chain.runner.warmed():
-        teaching = [chain.teach(source)] if learn_from_itself and parameters.get("epochs", 1) else []
-        finished = chain.prune(source, teaching, parameters, title="prune", reason="asked for")
+        teaching = [chain.teach(made.checkpoint)] if learn_from_itself and parameters.get("epochs", 1) else []
+        finished = chain.prune(made.checkpoint, teaching, parameters, title="prune", reason="asked for")
     return _publish(finished, Path(output), bool(options.get("overwrite")))
 
 

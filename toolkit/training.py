@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from toolkit.storage import publish_folder, write_json
 from toolkit.tasks import TaskModule
 
 _LENGTH_STEP = 8  # tokens
+_SAMPLED_BATCH = 8  # examples
 
 # The loss of a batch: (model, tensors with `labels`, indices of the batch's examples) → scalar tensor.
 Loss = Callable[[Any, dict[str, Any], Sequence[int]], Any]
@@ -163,11 +164,21 @@ def tensors(examples: Examples, indices: Sequence[int], max_length: int | None =
     return {**batch, "labels": torch.tensor([examples.labels[i] for i in indices])}
 
 
+def sampled(examples: Examples, count: int, context: Context, max_length: int) -> Iterator[dict[str, Any]]:
+    """Batches, as `tensors` gives them, of at most `count` examples that the seed draws."""
+    chosen = np.random.default_rng(context.seed).permutation(len(examples.labels))[:count]
+    context.progress(0, 1, f"importance over {len(chosen)} examples")
+    for start in range(0, len(chosen), _SAMPLED_BATCH):
+        part = sorted(chosen[start : start + _SAMPLED_BATCH].tolist(), key=lambda i: examples.lengths[i])
+        yield tensors(examples, part, max_length)
+
+
 class Trainer:
     """What one training run holds: model, data, loss, optimizer, accelerator.
 
     `score` takes logits float[n, classes] and labels int[n], of the whole validation split in its order; `divergence`,
-    if given, takes the logits: how far they are from the teachers' answers.
+    if given, takes the logits: how far they are from the teachers' answers. `beside` is a module that the loss uses and
+    that learns along, but is no part of the model and is not written.
     """
 
     def __init__(
@@ -181,6 +192,7 @@ class Trainer:
         loss: Loss,
         score: Callable[[Any, Any], float],
         divergence: Callable[[Any], float] | None = None,
+        beside: Any = None,
     ) -> None:
         import torch
         from accelerate import Accelerator
@@ -192,6 +204,10 @@ class Trainer:
         # places the model, wraps it for several devices and reduces gradients and scores.
         self.accelerator = Accelerator(mixed_precision="bf16" if parameters.bf16 else "no")
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.beside = beside
+        if beside is not None:
+            beside.to(self.accelerator.device)
+            trained |= {f"beside/{name}": p for name, p in beside.named_parameters()}
         # Biases and norms are not decayed.
         decayed = [name for name, p in trained.items() if p.ndim > 1]
         others = [name for name, p in trained.items() if p.ndim <= 1]
@@ -333,6 +349,8 @@ class Trainer:
         with publish_folder(folder / "state", replace=True) as aside:
             save_file(weights, str(aside / "weights.safetensors"))
             save_file(moments, str(aside / "optimizer.safetensors"))
+            if self.beside is not None:
+                save_file(self.beside.state_dict(), str(aside / "beside.safetensors"))
             write_json(aside / "progress.json", asdict(progress))
 
     def _load_state(self, folder: Path) -> Progress:
@@ -343,6 +361,8 @@ class Trainer:
         if not (state / "progress.json").exists():
             return Progress()
         self.raw.load_state_dict(load_file(str(state / "weights.safetensors")))
+        if self.beside is not None:
+            self.beside.load_state_dict(load_file(str(state / "beside.safetensors")))
         moments: dict[int, dict[str, Any]] = {}
         for key, value in load_file(str(state / "optimizer.safetensors")).items():
             kind, _, name = key.partition("/")
@@ -393,9 +413,10 @@ def fit(
     loss: Loss,
     divergence: Callable[[Any], float] | None = None,
     tokenizer: Path | None = None,
+    beside: Any = None,
 ) -> dict[str, Any]:
     """Train `model` and write the epoch that was best on the validation split to `output`; with the tokenizer of the
-    checkpoint `tokenizer`, if one is given. What was done, for the receipt."""
+    checkpoint `tokenizer`, if one is given. `Trainer` explains the rest. What was done, for the receipt."""
     assert context.data is not None  # noqa: S101
     task = tasks.get(context.task)
     trainer = Trainer(
@@ -407,6 +428,7 @@ def fit(
         loss=loss,
         score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
         divergence=divergence,
+        beside=beside,
     )
     report = trainer.run(output, stop)
     if tokenizer is not None and trainer.accelerator.is_main_process:

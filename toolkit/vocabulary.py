@@ -96,6 +96,23 @@ def count(encode: Any, texts: Iterable[str]) -> Counter[int]:
     return found
 
 
+def check(tokenizer: Mapping[str, Any], limit: int | None) -> None:
+    """Refuse a vocabulary that has no tokens, and a `limit` below what must stay. Raises InputError."""
+    _least(tokenizer, tokens(tokenizer), limit)
+
+
+def _least(tokenizer: Mapping[str, Any], listed: list[str], limit: int | None) -> set[int]:
+    """The ids that stay whatever the texts are."""
+    if not tokenizer["model"]["vocab"]:
+        raise InputError("The tokenizer has an empty vocabulary.")
+    kept = _with_parts(tokenizer, listed, _always(tokenizer, listed))
+    if limit is not None and limit < len(kept):
+        raise InputError(
+            f"A vocabulary of {limit} tokens is too small: the {len(kept)} characters and marks must stay."
+        )
+    return kept
+
+
 def choose(tokenizer: Mapping[str, Any], counts: Counter[int], coverage: float, limit: int | None = None) -> list[int]:
     """The ids that stay, ascending: characters and special tokens, then the most frequent ones until they are
     `coverage` of all tokens counted, at most `limit` in all. Raises InputError if nothing was counted."""
@@ -105,11 +122,7 @@ def choose(tokenizer: Mapping[str, Any], counts: Counter[int], coverage: float, 
     if total == 0:
         raise InputError("There is no text to choose a vocabulary from.")
     listed = tokens(tokenizer)
-    kept = _with_parts(tokenizer, listed, _always(tokenizer, listed))
-    if limit is not None and limit < len(kept):
-        raise InputError(
-            f"A vocabulary of {limit} tokens is too small: the {len(kept)} characters and marks must stay."
-        )
+    kept = _least(tokenizer, listed, limit)
     covered = sum(counts[index] for index in kept)
     for index in sorted(counts, key=lambda each: (-counts[each], each)):
         if covered >= coverage * total:

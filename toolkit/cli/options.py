@@ -78,23 +78,35 @@ def data_options(function: F) -> F:
     return function
 
 
-def training_options(function: F) -> F:
-    """Hyperparameters of fine-tuning."""
-    for option in reversed(
-        [
-            click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True),
-            click.option(
-                "--learning-rate",
-                type=click.FloatRange(min=0, min_open=True),
-                default=1e-4,
-                show_default=True,
-            ),
-            click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
-            click.option("--tensorboard", metavar="FOLDER", help="Write TensorBoard logs of the fine-tuning."),
-        ]
-    ):
-        function = option(function)
-    return function
+TRAINING = ("epochs", "learning_rate", "batch_size", "tensorboard")  # what `training` adds
+
+
+def training(*, epochs: int, learning_rate: float, least_epochs: int = 1, help: str = "") -> Callable[[F], F]:
+    """What every verb that trains takes, with the defaults of its stage. `help` says what the epochs are for."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(
+            [
+                click.option(
+                    "--epochs", type=click.IntRange(min=least_epochs), default=epochs, show_default=True, help=help
+                ),
+                click.option(
+                    "--learning-rate",
+                    type=click.FloatRange(min=0, min_open=True),
+                    default=learning_rate,
+                    show_default=True,
+                ),
+                click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
+                click.option("--tensorboard", metavar="FOLDER", help="Write TensorBoard logs of the training."),
+            ]
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+training_options = training(epochs=3, learning_rate=1e-4)  # of fine-tuning
 
 
 def run_options(function: F) -> F:

@@ -8,6 +8,9 @@ import click
 
 from toolkit.cli import options, output
 
+_PARAMETERS = (
+    "layers", "ffn", "heads", "multiple", "coverage", "vocabulary", "positions", "sparsity", "importance",
+)  # fmt: skip
 SHARE = click.FloatRange(min=0, max=1, max_open=True)
 
 
@@ -25,31 +28,17 @@ SHARE = click.FloatRange(min=0, max=1, max_open=True)
 @click.option("--vocabulary", type=click.IntRange(min=1), help="The most tokens that stay.")
 @click.option("--positions", is_flag=True, help="Drop positions beyond the truncation length.")
 @click.option(
+    "--sparsity", type=click.Choice(["2:4"]),
+    help="Set two of every four weights to zero, for the sparse tensor cores of TensorRT targets.",
+)  # fmt: skip
+@click.option(
     "--importance", type=click.Choice(["taylor", "fisher", "magnitude"]), default="taylor", show_default=True,
     help="How it is decided what goes.",
 )  # fmt: skip
 @click.option("--from-labels", is_flag=True, help="Recover on the labels instead of the model's own answers.")
-@click.option("--epochs", type=click.IntRange(min=0), default=2, show_default=True, help="Of recovery.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-5, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@options.training(epochs=2, learning_rate=5e-5, least_epochs=0, help="Of recovery.")
 @options.run_options
-def command(
-    output_folder: str,
-    as_json: bool,
-    from_labels: bool,
-    layers: int | None,
-    ffn: float,
-    heads: float,
-    multiple: int,
-    coverage: float | None,
-    vocabulary: int | None,
-    positions: bool,
-    importance: str,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    **given: Any,
-) -> None:
+def command(output_folder: str, as_json: bool, from_labels: bool, **given: Any) -> None:
     """Take parts out of MODEL, a trained classifier, let it recover, and write a Hugging Face folder.
 
     \b
@@ -60,14 +49,11 @@ def command(
     from toolkit import steps
     from toolkit.cli.convert import interruptible
 
+    parameters = {name: given.pop(name) for name in (*_PARAMETERS, *options.TRAINING)}
     with output.reporting(as_json) as reporter:
         result = steps.prune(
-            output_folder, given, learn_from_itself=not from_labels, reporter=reporter, around=interruptible,
-            parameters={
-                "layers": layers, "ffn": ffn, "heads": heads, "multiple": multiple, "coverage": coverage,
-                "vocabulary": vocabulary, "positions": positions, "importance": importance, "epochs": epochs,
-                "learning_rate": learning_rate, "batch_size": batch_size,
-            },
+            output_folder, given, learn_from_itself=not from_labels, parameters=parameters, reporter=reporter,
+            around=interruptible,
         )  # fmt: skip
     if as_json:
         output.print_json(result)
@@ -78,5 +64,10 @@ def command(
         ("", "before", "after"),
         [(name, str(size), str(result["shape"][name])) for name, size in result["shape_before"].items()],
     )
+    if thinned := result["sparsity"]:
+        click.echo(
+            f"{thinned['removed'] / 1e6:.1f} of {thinned['weights'] / 1e6:.1f} million weights in "
+            f"{thinned['matrices']} matrices are zero, in the pattern {thinned['pattern']}."
+        )
     if "validation_score" in result:
         click.echo(f"Validation score {result['validation_score']:.4f} after recovery.")

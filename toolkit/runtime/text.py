@@ -43,12 +43,21 @@ class TextEncoder:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # tokenizers raises bare Exception
             raise InputError(f"{tokenizer_file} is not a tokenizer file: {error}") from error
+        if self.size == 0:
+            raise InputError(f"{tokenizer_file} has an empty vocabulary.")
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, direction=truncation_side)
         self._inputs = tuple(inputs)
         self.padding = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": pad_type_id}
         self._lengths = tuple(lengths) if lengths else None
         self.max_length = max_length
+
+    @property
+    def size(self) -> int:
+        """How many tokens the vocabulary has, with those that were added to it; 0 if it has only such."""
+        if self._tokenizer.get_vocab_size(with_added_tokens=False) == 0:
+            return 0
+        return int(self._tokenizer.get_vocab_size())
 
     def ids(self, text: str) -> list[int]:
         """Token ids of one text, truncated to the model's length."""

@@ -6,7 +6,11 @@ Losses, each with a weight of its own:
   Vinyals and Dean, 2015); of several teachers, the mean distribution counts;
 - labels: cross entropy, on the texts that have one;
 - hidden states: mean squared difference, layer by layer; attention: Kullback-Leibler divergence, layer by layer
-  (TinyBERT, Jiao et al., 2020). Both take the first teacher, and a student as wide, with as many heads.
+  (TinyBERT, Jiao et al., 2020). Both take the first teacher. The hidden states of a student of another width are mapped
+  to its teacher's by one matrix for all layers, which learns along and is thrown away; attention needs as many heads.
+
+The student has some of the source's layers, and those heads and that share of its width which matter most on training
+examples; or the shape of a config, and random weights.
 
 The teachers' outputs come from disk (`teach`), so they are computed once, however long the student trains.
 """
@@ -20,13 +24,15 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from toolkit import architecture, training
+from toolkit import architecture, importance, training
 from toolkit.behaviour import softmax
 from toolkit.errors import InputError
+from toolkit.importance import Method
 from toolkit.stages import Context, teach
 
 VERSION = 2
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+_MULTIPLE = 32  # what the feed-forward width of a narrower student is rounded to
 
 
 class Parameters(training.Hyperparameters):
@@ -35,6 +41,10 @@ class Parameters(training.Hyperparameters):
     epochs: int = Field(4, ge=1)
     teaching: list[str] = Field(min_length=1, description="Outputs of `teach`, one per teacher")
     layers: list[int] | None = Field(None, description="Layers of the source that the student starts from; all if none")
+    width: int | None = Field(None, ge=1, description="How wide the student is: heads and units go in proportion")
+    importance: Method = "taylor"
+    importance_examples: int = Field(512, ge=1)
+    config: dict[str, Any] | None = Field(None, description="The student's config, to begin from random weights")
     temperature: float = Field(2.0, gt=0)
     answers_weight: float = Field(1.0, ge=0)
     labels_weight: float = Field(0.0, ge=0)
@@ -123,7 +133,17 @@ def answers_loss(lesson: Lesson, temperature: float) -> training.Loss:
     return lambda model, batch, indices: answers(model(**_inputs(batch)), batch, indices)
 
 
-def _loss(lesson: Lesson, parameters: Parameters) -> training.Loss:
+def _projection(model: Any, lesson: Lesson) -> Any:
+    """A matrix from the student's width to its teacher's, if hidden states are learned and the widths differ."""
+    import torch
+
+    for array in lesson.hidden.values():
+        if array.shape[1] != model.config.hidden_size:
+            return torch.nn.Linear(model.config.hidden_size, array.shape[1], bias=False)
+    return None
+
+
+def _loss(lesson: Lesson, parameters: Parameters, projection: Any) -> training.Loss:
     """The weighted sum of the losses that have a weight."""
     import torch
     from torch.nn import functional
@@ -138,7 +158,8 @@ def _loss(lesson: Lesson, parameters: Parameters) -> training.Loss:
         mask = batch["attention_mask"][:, :, None].float()
         parts = []
         for mine, theirs in parameters.layer_map.items():
-            said = output.hidden_states[mine].float()
+            said = output.hidden_states[mine]
+            said = (said if projection is None else projection(said)).float()
             wanted = torch.from_numpy(lesson.hidden_of(theirs, indices, said.shape[1])).to(said.device)
             parts.append((((said - wanted) ** 2) * mask).sum() / (mask.sum() * said.shape[2]))
         return torch.stack(parts).mean()
@@ -188,18 +209,17 @@ def _check(model: Any, lesson: Lesson, parameters: Parameters, source: Path) -> 
         raise InputError(f"{source}: the student has {layers} layers; the layer map names {max(parameters.layer_map)}.")
     if (parameters.hidden_weight or parameters.attention_weight) and not parameters.layer_map:
         raise InputError("Hidden states and attention need a layer map: which student layer learns from which.")
-    for array in lesson.hidden.values():
-        if array.shape[1] != model.config.hidden_size:
-            raise InputError(
-                f"{source}: the student is {model.config.hidden_size} wide, its teacher {array.shape[1]}; hidden "
-                "states can be compared only where both are as wide. Distil the answers alone."
-            )
     for array in lesson.attention.values():
-        if array.shape[0] != model.config.num_attention_heads:
-            raise InputError(
-                f"{source}: the student has {model.config.num_attention_heads} heads, its teacher {array.shape[0]}; "
-                "attention can be compared only with as many. Distil the answers alone."
-            )
+        check_heads(model.config.num_attention_heads, array.shape[0])
+
+
+def check_heads(student: int, teacher: int) -> None:
+    """Refuse to compare attention where student and teacher have other numbers of heads. Raises InputError."""
+    if student != teacher:
+        raise InputError(
+            f"The student has {student} heads, its teacher {teacher}; attention can be compared only with as many. "
+            "Leave out --attention-weight; hidden states can be learned at any width."
+        )
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -219,20 +239,44 @@ def _run(
     task, labels = training.begin(context)
     # Only the plain implementation of attention gives its weights.
     options = {"attn_implementation": "eager"} if parameters.attention_weight else {}
-    model = finetune.load(source, task.MODEL_CLASS, labels, **options)
+    folder = source
+    if parameters.config is None:
+        model = finetune.load(source, task.MODEL_CLASS, labels, **options)
+    else:
+        model = architecture.fresh(parameters.config, task.MODEL_CLASS, labels, **options)
+        training.copy_tokenizer(source, output)
+        model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
+        folder = output
     if parameters.layers is not None:
         model = architecture.cut(model, architecture.Cut(layers=parameters.layers))
     texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
     lesson = Lesson(parameters.teaching, parameters.temperature, len(texts))
     lesson.open_layers(parameters)
+    encoder = task.encoder(folder, inputs=input_names(model, task), max_length=parameters.max_length)
+    if parameters.width is not None:
+        model = _narrow(model, training.encode(task, context.data, "train", encoder), parameters, context)
     _check(model, lesson, parameters, source)
-    encoder = task.encoder(source, inputs=input_names(model, task), max_length=parameters.max_length)
     train = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
     if (lesson.hidden or lesson.attention) and train.lengths != np.diff(lesson.offsets).tolist():
         raise InputError(f"{source}: the student's tokenizer is not its teacher's. Distil the answers alone.")
+    projection = _projection(model, lesson)
     report = training.fit(
         model, parameters, context, stop, output,
-        labels=labels, encoder=encoder, train=train, loss=_loss(lesson, parameters),
-        divergence=lesson.divergence, tokenizer=source,
+        labels=labels, encoder=encoder, train=train, loss=_loss(lesson, parameters, projection), beside=projection,
+        divergence=lesson.divergence, tokenizer=source if folder is source else None,
     )  # fmt: skip
     return {**report, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _narrow(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> Any:
+    """The student as wide as was asked for, with as large a share of the heads and of the feed-forward units."""
+    assert parameters.width is not None  # noqa: S101
+    sizes = architecture.shape(model.config)
+    heads = architecture.heads_of(sizes, parameters.width)
+    batches = training.sampled(train, parameters.importance_examples, context, parameters.max_length)
+    return importance.narrowed(
+        model,
+        importance.measure(model, parameters.importance, batches),
+        ffn=importance.rounded(sizes["ffn"], 1 - parameters.width / sizes["width"], _MULTIPLE),
+        heads=heads,
+    )

@@ -1,8 +1,9 @@
 """`prune`: parts of a checkpoint go, those that real examples need least, and what is left recovers by training.
 
 In this order: positions beyond the truncation length, tokens that the data does not need, layers, feed-forward units,
-heads with their share of the width. Sizes are rounded to the multiple that the target's kernels work on. The output
-is a plain Hugging Face folder whose config says what is in it.
+heads with their share of the width, and half of the weights that are left, in the pattern of `toolkit.sparsity`. Sizes
+are rounded to the multiple that the target's kernels work on. The output is a plain Hugging Face folder whose config
+says what is in it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from toolkit import architecture, importance, training, vocabulary
+from toolkit import architecture, importance, sparsity, training, vocabulary
+from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
 from toolkit.importance import Method
 from toolkit.runtime.text import TextEncoder
@@ -38,6 +39,7 @@ class Parameters(training.Hyperparameters):
     coverage: float | None = Field(None, ge=0, le=1, description="Share of the data's tokens that keep their own")
     vocabulary: int | None = Field(None, ge=1, description="The most tokens that stay")
     positions: bool = Field(False, description="Whether positions beyond max_length go")
+    sparsity: Literal["2:4"] | None = Field(None, description="Which weights of the encoder's linear layers are zero")
     importance: Method = "taylor"
     importance_examples: int = Field(512, ge=1)
     teaching: list[str] = Field([], description="Outputs of `teach` to recover by; none: recover by the labels")
@@ -74,20 +76,23 @@ def _run(
         "shape": architecture.shape(model.config),
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": trimmed,
+        "sparsity": _thin(model, train, parameters, context) if parameters.sparsity else None,
     }
     if not parameters.epochs:
         model.save_pretrained(output)
-        return report
-    loss: training.Loss = training.from_labels
-    divergence = None
-    if parameters.teaching:
-        train, lesson = _lesson(parameters, task, context, encoder)
-        loss, divergence = distill.answers_loss(lesson, parameters.temperature), lesson.divergence
-    trained = training.fit(
-        model, parameters, context, stop, output,
-        labels=labels, encoder=encoder, train=train, loss=loss, divergence=divergence,
-    )  # fmt: skip
-    return {**report, **trained}
+    else:
+        loss: training.Loss = training.from_labels
+        divergence = None
+        if parameters.teaching:
+            train, lesson = _lesson(parameters, task, context, encoder)
+            loss, divergence = distill.answers_loss(lesson, parameters.temperature), lesson.divergence
+        report |= training.fit(
+            model, parameters, context, stop, output,
+            labels=labels, encoder=encoder, train=train, loss=loss, divergence=divergence,
+        )  # fmt: skip
+    if parameters.sparsity:
+        sparsity.check_written(output, sparsity.weight_names(model))
+    return report
 
 
 def _lesson(
@@ -156,32 +161,25 @@ def _coverage(before: TextEncoder, after: TextEncoder, texts: Sequence[str], kep
 
 def _narrow(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> Any:
     """Feed-forward units, and heads with their share of the width, go by importance."""
-    import torch
-
     sizes = architecture.shape(model.config)
-    chosen = np.random.default_rng(context.seed).permutation(len(train.labels))[: parameters.importance_examples]
-    batches = []
-    for start in range(0, len(chosen), 8):
-        part = sorted(chosen[start : start + 8].tolist(), key=lambda i: train.lengths[i])
-        batches.append(training.tensors(train, part, parameters.max_length))
-    context.progress(0, 1, f"importance over {len(chosen)} examples")
-    found = importance.measure(
-        model, parameters.importance, batches, lambda model, batch: model(**batch).loss
-    )  # fmt: skip
-    wanted: dict[str, Any] = {}
-    if parameters.ffn:
-        count = importance.rounded(sizes["ffn"], parameters.ffn, parameters.multiple)
-        wanted["ffn"] = [importance.best(row, count) for row in found.ffn]
-    if parameters.heads:
-        heads = max(1, round(sizes["heads"] * (1 - parameters.heads)))
-        wanted["heads"] = [importance.best(row, heads) for row in found.heads]
-        wanted["width"] = importance.best(found.width, sizes["width"] // sizes["heads"] * heads)
-    with torch.no_grad():
-        return architecture.cut(model, architecture.Cut(**wanted))
+    batches = training.sampled(train, parameters.importance_examples, context, parameters.max_length)
+    return importance.narrowed(
+        model,
+        importance.measure(model, parameters.importance, batches),
+        ffn=importance.rounded(sizes["ffn"], parameters.ffn, parameters.multiple) if parameters.ffn else None,
+        heads=max(1, round(sizes["heads"] * (1 - parameters.heads))) if parameters.heads else None,
+    )
 
 
-def check(parameters: Parameters) -> None:
-    """Refuse a pruning that prunes nothing. Raises InputError."""
+def _thin(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> dict[str, Any]:
+    """Half of the weights of the encoder's linear layers become zero by importance, and stay zero."""
+    batches = training.sampled(train, parameters.importance_examples, context, parameters.max_length)
+    names = sparsity.weight_names(model)
+    return sparsity.thin(model, importance.of_weights(model, parameters.importance, names, batches))
+
+
+def check(parameters: Parameters, source: Checkpoint) -> None:
+    """Refuse, before anything is run, a pruning that prunes nothing or cannot be done. Raises InputError."""
     if not (
         parameters.layers is not None
         or parameters.ffn
@@ -189,5 +187,13 @@ def check(parameters: Parameters) -> None:
         or parameters.positions
         or parameters.coverage is not None
         or parameters.vocabulary is not None
+        or parameters.sparsity is not None
     ):
-        raise InputError("Nothing to prune: name layers, a share of the ffn or of the heads, or a vocabulary.")
+        raise InputError(
+            "Nothing to prune: name layers, a share of the ffn or of the heads, a vocabulary, positions or a sparsity."
+        )
+    architecture.family(str(source.config["model_type"]))
+    if parameters.layers is not None:
+        architecture.evenly(source.layers, parameters.layers)
+    if parameters.coverage is not None or parameters.vocabulary is not None:
+        vocabulary.check(vocabulary.read(source.folder), parameters.vocabulary)
