@@ -19,8 +19,8 @@ from toolkit.search import Link, Point, Search, Shape, find_basis
 ORIGINAL_SCORE = 0.90
 DEPTH = 6
 # Milliseconds and megabytes of a layer, whole and with the half or a quarter of its units pruned.
-MS = {0.0: 1.0, 0.25: 0.85, 0.5: 0.7}
-MB = {0.0: 2.0, 0.25: 1.6, 0.5: 1.2}
+MS = {0.0: 1.0, 0.25: 0.85, 0.5: 0.7, 0.75: 0.55}
+MB = {0.0: 2.0, 0.25: 1.6, 0.5: 1.2, 0.75: 0.8}
 TOKENS_MB = {1.0: 12.0, 0.99: 5.0, 0.95: 3.0}
 
 
@@ -187,8 +187,8 @@ def test_the_first_that_keeps_the_score_ends_the_search_and_weaker_ones_do_not()
     search = a_search("if a budget asks", {(4, 0.25): 0.80}, max_latency_ms=3.5)
     link = search.run()
     assert link is not None
-    assert link.name.startswith("3 layers, v")  # 3.0 ms, the next below
-    assert search.log == ["4/0/0.99", "4/0.25/0.99", "3/0/0.99"]
+    assert link.name.startswith("6 layers, 75%")  # 3.3 ms, the next below
+    assert search.log == ["4/0/0.99", "4/0.25/0.99", "6/0.75/0.99"]
 
 
 def test_no_shape_is_small_enough_and_the_nearest_is_named_before_anything_is_trained() -> None:
@@ -196,14 +196,15 @@ def test_no_shape_is_small_enough_and_the_nearest_is_named_before_anything_is_tr
     assert search.run() is None
     assert search.trained == 0
     assert search.outcome == (
-        "No shape keeps to the budgets. The nearest is 1 layer, 50% of the ffn pruned, vocabulary 95.0%: "
-        "over budget: 4.2 MB (--max-size 1 MB)"
+        "No shape keeps to the budgets. The nearest is 1 layer, 75% of the ffn pruned, vocabulary 95.0%: "
+        "over budget: 3.8 MB (--max-size 1 MB)"
     )
 
 
 def test_if_all_that_keep_to_the_budget_are_too_weak_the_best_of_them_is_returned_as_failed() -> None:
     weak: dict[tuple[int, float], float | None] = {
-        (2, 0.0): 0.70, (2, 0.25): 0.68, (2, 0.5): 0.66, (1, 0.0): 0.60, (3, 0.5): 0.72, (4, 0.5): 0.71,
+        (2, 0.0): 0.70, (2, 0.25): 0.68, (2, 0.5): 0.66, (1, 0.0): 0.60, (3, 0.5): 0.72, (4, 0.75): 0.71,
+        (3, 0.75): 0.69,
     }  # fmt: skip
     search = a_search("if a budget asks", weak, trials=8, max_latency_ms=2.2)
     link = search.run()

@@ -26,10 +26,12 @@ from toolkit.gates.speed import Latency
 from toolkit.recipe import CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
 from toolkit.target import Target
+from toolkit.tasks.lengths import MOST_BUCKETS
 
 PARITY_EXAMPLES = 256
 TIMED_EXAMPLES = 40
 TIMED_ROUNDS = 3
+MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
 
@@ -151,7 +153,15 @@ class Workshop:
         """The float artifact for an engine."""
         form = FORMAT_OF_ENGINE[engine]
         parameters: dict[str, Any] = {"format": form}
-        if form == "litert":
+        data = None
+        if form == "litert" and self.label:
+            # A small model can have more input lengths in the time that its original takes for a few, and its
+            # tokenizer may give other ones.
+            layers = max(1, self.checkpoint.layers)
+            most = min(MOST_LENGTHS, max(MOST_BUCKETS, MOST_BUCKETS * self.original.layers // layers))
+            parameters |= {"most_lengths": most, "max_length": self.data_report["max_length"]}
+            data = self.data
+        elif form == "litert":
             parameters["lengths"] = self.data_report["lengths"]
         else:
             parameters |= {
@@ -165,6 +175,7 @@ class Workshop:
             title=f"export {file_kind(engine)}{self.suffix}",
             reason=f"{engine} runs {file_kind(engine)} files",
             inputs={"source": self.checkpoint.sha256},
+            data=data,
             with_torch=True,
         )
 

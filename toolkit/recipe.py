@@ -82,7 +82,7 @@ class CompressPlan(_Strict):
     unlabeled_limit: int = Field(50_000, ge=1)
     coverage: list[float] = Field([0.99, 0.98, 0.95], min_length=1)
     layers: list[int] = []
-    ffn: list[float] = [0.5, 0.25]
+    ffn: list[float] = [0.5, 0.25, 0.75]
     multiple: int = 1
     distill: dict[str, Any] = {}
     prune: dict[str, Any] = {}

@@ -82,6 +82,27 @@ class Point:
         }
 
 
+def between(whole: Point, pruned: Point, shape: Shape) -> Point:
+    """What a shape costs that lies between a whole one and a pruned one of as many layers."""
+    share = shape.ffn / pruned.shape.ffn
+
+    def of(first: float, second: float) -> float:
+        return first + (second - first) * share
+
+    latency = None
+    if whole.latency is not None and pruned.latency is not None:
+        low, high = (
+            None if a is None or b is None else of(a, b)
+            for a, b in ((whole.latency.low_ms, pruned.latency.low_ms), (whole.latency.high_ms, pruned.latency.high_ms))
+        )
+        latency = Latency(of(whole.latency.ms, pruned.latency.ms), whole.latency.kind, low, high)
+    memory = None
+    if whole.peak_rss_bytes is not None and pruned.peak_rss_bytes is not None:
+        memory = round(of(whole.peak_rss_bytes, pruned.peak_rss_bytes))
+    times = [of(a, b) for a, b in zip(whole.times, pruned.times, strict=True)]
+    return Point(shape, round(of(whole.size_bytes, pruned.size_bytes)), latency, memory, times)
+
+
 @dataclass
 class Link:
     """A checkpoint of the chain and its artifact in the engine and precision that the chain is judged by."""
@@ -292,57 +313,61 @@ class Search:
     # What shapes cost
 
     def probe(self) -> None:
-        """Measure, or estimate, untrained models of every shape with the base's vocabulary."""
-        base, coverage = self.base(), self.coverage
-        shapes = [
-            Shape(layers, ffn, coverage)
+        """What every shape costs with the base's vocabulary. Untrained models of the whole layers and of the most
+        pruned ones are measured, or estimated; what lies between them is proportional to the units that are left."""
+        most = max(self.plan.ffn, default=0.0)
+        corners = [
+            Shape(layers, ffn, self.coverage)
             for layers in [self.depth, *self.plan.layers]
-            for ffn in sorted({0.0, *self.plan.ffn})
-            if ffn or layers < self.depth  # the whole shape is the base
+            for ffn in ((0.0, most) if most else (0.0,))
         ]
-        recipe = self.workshop.recipe.model_copy(update={"candidates": [self.basis.plan]})
-
-        def build(shape: Shape) -> tuple[Checkpoint, Candidate]:
-            made = self.chain.prune(
-                base.checkpoint, [],
-                {
-                    "epochs": 0, "layers": shape.layers, "ffn": shape.ffn, "multiple": self.plan.multiple,
-                    "importance": "magnitude",
-                },
-                title=f"cut to {shape}, untrained", reason="what a shape costs is known before it is trained",
-            )  # fmt: skip
-            checkpoint = checkpoints.inspect(made.output)
-            workshop = replace(
-                self.workshop, checkpoint=checkpoint, label=f"{shape}, untrained", recipe=recipe, own=None
-            )
-            built = workshop.quantize(workshop.export(self.basis.plan.engine), self.basis.plan)
-            artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
-            candidate = Candidate(self.basis.plan, built=built, artifact=artifact)
-            if self.workshop.recipe.budgets.max_memory_mb is not None:
-                candidate.answers = workshop.evaluate(
-                    self.basis.plan.engine, built.output, built.sha256, MEMORY_EXAMPLES, f"{shape}, untrained"
-                )
-            return checkpoint, candidate
-
         with ThreadPoolExecutor(self.workshop.workers) as pool:
             try:
-                found = list(pool.map(build, shapes))
+                built = dict(zip(corners, pool.map(self._untrained, corners), strict=True))
             except BaseException:
                 self.workshop.runner.stop()
                 raise
         if self.measured:
-            named = {str(shape): candidate for shape, (_, candidate) in zip(shapes, found, strict=True)}
+            named = {str(shape): candidate for shape, candidate in built.items()}
             candidate_steps.measure(
                 self.workshop, {"original": replace(self.basis), **named}, "measure the speed of shapes"
             )
-        for shape, (checkpoint, candidate) in zip(shapes, found, strict=True):
-            latency = candidate.latency
-            if not self.measured:
-                latency = candidate_steps.estimated(self.workshop, candidate, self._operations(checkpoint))
-            self.points.append(
-                Point(shape, candidate.artifact["size_bytes"], latency, candidate.peak_rss_bytes, candidate.times)
+        points = {
+            shape: Point(shape, c.artifact["size_bytes"], c.latency, c.peak_rss_bytes, c.times)
+            for shape, c in built.items()
+        }
+        for layers in [self.depth, *self.plan.layers]:
+            whole = points[Shape(layers, 0.0, self.coverage)]
+            for ffn in sorted(self.plan.ffn):
+                shape = Shape(layers, ffn, self.coverage)
+                points.setdefault(shape, between(whole, points[Shape(layers, most, self.coverage)], shape))
+        # The whole shape is the base itself.
+        self.points = [point for shape, point in points.items() if shape.ffn or shape.layers < self.depth]
+        self._add_coverages(self.base())
+
+    def _untrained(self, shape: Shape) -> Candidate:
+        """A model of a shape in the basis' engine and precision, as good as random."""
+        made = self.chain.prune(
+            self.base().checkpoint, [],
+            {
+                "epochs": 0, "layers": shape.layers, "ffn": shape.ffn, "multiple": self.plan.multiple,
+                "importance": "magnitude",
+            },
+            title=f"cut to {shape}, untrained", reason="what a shape costs is known before it is trained",
+        )  # fmt: skip
+        checkpoint = checkpoints.inspect(made.output)
+        label = f"{shape}, untrained"
+        workshop = replace(self.workshop, checkpoint=checkpoint, label=label, own=None)
+        built = workshop.quantize(workshop.export(self.basis.plan.engine), self.basis.plan)
+        artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
+        candidate = Candidate(self.basis.plan, built=built, artifact=artifact)
+        if self.workshop.recipe.budgets.max_memory_mb is not None:
+            candidate.answers = workshop.evaluate(
+                self.basis.plan.engine, built.output, built.sha256, MEMORY_EXAMPLES, label
             )
-        self._add_coverages(base)
+        if not self.measured:
+            candidate.latency = candidate_steps.estimated(self.workshop, candidate, self._operations(checkpoint))
+        return candidate
 
     def _operations(self, checkpoint: Checkpoint) -> float:
         """Arithmetic of one inference, from the original's by the share of the weights that are not looked up."""
@@ -401,8 +426,9 @@ class Search:
         left = [point for point in self.points if not point.outcome]
         if self.by_budget:
             return sorted(left, key=lambda p: (-(p.latency.ms if p.latency else 0), -p.size_bytes))
-        wanted = [layers for layers in self.plan.layers if layers >= self.plan.layers[0]]
-        plans = [(layers, ffn) for layers in [*wanted, self.depth] for ffn in [*self.plan.ffn, 0.0]]
+        layers = [count for count in self.plan.layers if count >= self.plan.layers[0]]
+        shares = [share for share in self.plan.ffn if share <= self.plan.ffn[0]]
+        plans = [(count, share) for count in [*layers, self.depth] for share in [*shares, 0.0]]
         for point in left:
             if (point.shape.layers, point.shape.ffn) not in plans:
                 point.outcome = "not tried: no budget asks for so small a model"
