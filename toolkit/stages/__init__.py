@@ -56,6 +56,7 @@ _MODULES = {
     "distill": "toolkit.stages.distill",
     "prune": "toolkit.stages.prune",
     "export": "toolkit.stages.export",
+    "sensitivity": "toolkit.stages.sensitivity",
     "quantize": "toolkit.stages.quantize",
     "evaluate": "toolkit.stages.evaluate",
     "measure": "toolkit.stages.measure",

@@ -12,7 +12,7 @@ from toolkit import export as formats
 from toolkit.stages import Context
 from toolkit.storage import write_json
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
 )  # fmt: skip
