@@ -1,9 +1,9 @@
 """Quantizing a folder of the user's: what `toolkit quantize` runs.
 
-    checkpoint → balance → qat → export → artifact → sensitivity → quantize
+    checkpoint → qat → export → balance → sensitivity → quantize
 
-An artifact folder starts behind the export. Every step is a cached stage, and each but the last is left out unless it
-is asked for.
+An artifact folder starts behind the export. For LiteRT, whose files cannot be balanced, `balance` comes first. Every
+step is a cached stage, and each but the last is left out unless it is asked for.
 """
 
 from __future__ import annotations
@@ -188,10 +188,11 @@ def _check_artifact(folder: Path, wanted: Wanted) -> str:
         raise InputError(f"{folder} was written by an older version; export the checkpoint again.")
     if description["precision"] != "fp32":
         raise InputError(f"{folder} is {description['precision']} already; quantize the float export.")
-    for option, asked in (("--balance", wanted.balance is not None), ("--qat", bool(wanted.qat_epochs))):
-        if asked:
-            raise InputError(f"{option} changes a checkpoint; {folder} is an exported artifact. Give its checkpoint.")
+    if wanted.qat_epochs:
+        raise InputError(f"--qat trains a checkpoint; {folder} is an exported artifact. Give its checkpoint.")
     engine = str(description["engine"])
+    if wanted.balance is not None and engine == "litert":
+        raise InputError(f"A LiteRT file cannot be balanced, and {folder} is one. Give its checkpoint.")
     if wanted.engine not in (None, engine):
         raise InputError(f"{folder} was exported for {engine}; --engine {wanted.engine} needs the checkpoint.")
     return engine
@@ -265,6 +266,8 @@ def quantize(
     form = FORMAT_OF_ENGINE[engine]
     formats.check_method(form, engine, str(wanted.parameters["method"]), formats.get(form).METHODS)
     stages.get("quantize").Parameters.model_validate(dict(wanted.parameters))
+    if wanted.qat_epochs and wanted.parameters["method"] in ("fp16", "bf16"):
+        raise InputError(f"--qat trains for integers; {wanted.parameters['method']} needs no training.")
 
     task = options.get("task") or conversion.DEFAULT_TASK
     runner = Runner(cache, task, int(options.get("seed") or 0), reporter or Silent(), bool(options.get("force")))
@@ -276,11 +279,13 @@ def quantize(
             current = _Folder(folder, sha256_folder(folder))
         else:
             current = _Folder(folder, checkpoints.inspect(folder).sha256)
-            if wanted.balance is not None:
+            if wanted.balance is not None and engine == "litert":
                 current = line.balance(current)
             if wanted.qat_epochs:
                 current = line.train(current)
             current = line.export(current, engine)
+        if wanted.balance is not None and engine != "litert":
+            current = line.balance(current)
         keep = list(wanted.parameters.get("keep", ()))
         table = None
         if wanted.sensitivity or wanted.min_score is not None:

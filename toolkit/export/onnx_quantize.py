@@ -7,7 +7,7 @@ float, weights behind one DequantizeLinear. Its parser refuses unsigned or asymm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def quantize(
         return {}
     if method == "bf16":
         _store_in_bf16(model, layers)
-        _save(model, path)
+        save(model, path)
         return {"arithmetic": "float32"}
     report: dict[str, Any] = {}
     linear = [layer for layer in layers if not layer.is_table]
@@ -70,11 +70,12 @@ def quantize(
     elif method != "static-int8" and engine == "onnxruntime":
         _pack_weights(model, path, linear, method, parameters.block_size)
     else:
-        _save(model, path)
+        save(model, path)
     return report
 
 
-def _save(model: Any, path: Path) -> None:
+def save(model: Any, path: Path) -> None:
+    """Write a model without the initializers that nothing reads any more."""
     import onnx
 
     used = {name for node in model.graph.node for name in node.input}
@@ -180,25 +181,30 @@ def _static(
 
 def activations(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> dict[str, tuple[Histogram, Histogram]]:
     """The values of named tensors over the examples: one histogram for every other example, one for the rest."""
+    found = {name: (Histogram(), Histogram()) for name in names}
+    for number, values in enumerate(watch(model, list(found), inputs)):
+        for name, array in values.items():
+            found[name][number % 2].add(array)
+    return found
+
+
+def watch(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> Iterator[dict[str, NDArray[Any]]]:
+    """The values of named tensors of a float model, one example after the other."""
     import onnx
     import onnxruntime
 
-    wanted = list(dict.fromkeys(names))
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
-    for name in wanted:
+    for name in names:
         watched.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     taken = [tensor.name for tensor in session.get_inputs()]
-    found = {name: (Histogram(), Histogram()) for name in wanted}
-    for number, arrays in enumerate(inputs):
-        for name, values in zip(wanted, session.run(wanted, {key: arrays[key] for key in taken}), strict=True):
-            found[name][number % 2].add(values)
-    return found
+    for arrays in inputs:
+        yield dict(zip(names, session.run(list(names), {key: arrays[key] for key in taken}), strict=True))
 
 
 def _store_weights(model: Any, layers: Sequence[Layer], method: str, block: int) -> None:

@@ -56,6 +56,8 @@ _MODULES = {
     "distill": "toolkit.stages.distill",
     "prune": "toolkit.stages.prune",
     "export": "toolkit.stages.export",
+    "balance": "toolkit.stages.balance",
+    "qat": "toolkit.stages.qat",
     "sensitivity": "toolkit.stages.sensitivity",
     "quantize": "toolkit.stages.quantize",
     "evaluate": "toolkit.stages.evaluate",
