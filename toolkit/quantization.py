@@ -50,7 +50,7 @@ class Wanted:
     calibration_data: str | None = None
     balance: float | None = None
     qat_epochs: int = 0
-    qat_learning_rate: float = 2e-5
+    qat_learning_rate: float = 1e-5
 
     @property
     def static(self) -> bool:

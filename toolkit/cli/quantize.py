@@ -35,7 +35,7 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 @click.option("--examples", type=click.IntRange(min=1), default=200, show_default=True, help="Of --sensitivity.")
 @click.option("--balance", type=click.FloatRange(0, 1), metavar="ALPHA", help="Balance activations first; 0.7, say.")
 @click.option("--qat", "qat_epochs", type=click.IntRange(min=0), default=0, help="Epochs of quantized training.")
-@click.option("--qat-learning-rate", type=click.FloatRange(min=0, min_open=True), default=2e-5, show_default=True)
+@click.option("--qat-learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-5, show_default=True)
 @options.run_options
 def command(
     model: str,

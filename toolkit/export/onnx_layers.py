@@ -9,7 +9,7 @@ from typing import Any
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata that torch.onnx writes: the modules around an operator
 _FAR = 6  # nodes between a fused operator and the next one that still knows its module
-_LEAST_TABLE = 1 << 14  # weights; a smaller table is not worth its scales
+LEAST_TABLE = 1 << 14  # weights; a smaller table is not worth its scales
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _channels(node: Any, weights: dict[str, tuple[int, ...]]) -> int | None:
     if node.op_type == "Gather" and node.input[0] in weights:
         rows, width = weights[node.input[0]]
         by_row = "axis" not in given or given["axis"].i == 0
-        return 0 if by_row and rows * width >= _LEAST_TABLE else None
+        return 0 if by_row and rows * width >= LEAST_TABLE else None
     if len(node.input) < 2 or node.input[1] not in weights or node.input[0] in weights:
         return None
     if node.op_type == "MatMul":

@@ -37,7 +37,11 @@ def read(path: Path, engine: str, method: str) -> Any:
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
     if engine == "tensorrt" and method == "weight-int4" and model.opset_import[0].version < _BLOCKS_OPSET:
+        # The converter drops what torch.onnx noted at the nodes, from which layers have their names.
+        notes = {node.output[0]: list(node.metadata_props) for node in model.graph.node}
         model = onnx.version_converter.convert_version(model, _BLOCKS_OPSET)
+        for node in model.graph.node:
+            node.metadata_props.extend(notes.get(node.output[0], ()))
     return model
 
 

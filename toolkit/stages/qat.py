@@ -21,6 +21,7 @@ from pydantic import Field
 
 from toolkit import ranges, training
 from toolkit.calibration import Source, collect
+from toolkit.export.onnx_layers import LEAST_TABLE
 from toolkit.stages import Context, distill, finetune, teach
 
 VERSION = 1
@@ -32,7 +33,7 @@ class Parameters(training.Hyperparameters):
     """The loop's hyperparameters, and how the artifact will be quantized."""
 
     epochs: int = Field(2, ge=1)
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0)
     method: Literal["dynamic-int8", "static-int8", "weight-int8", "weight-int4"] = "dynamic-int8"
     embeddings: bool = True
     block_size: Literal[32, 64, 128] = 32
@@ -65,6 +66,7 @@ def _run(
         texts, warnings = collect(parameters.examples, source, task, context.data, context.seed)
         found = activations(model, [encoder(text) for text in texts], encoder.padding)
     round_while_running(model, parameters, found)
+    without_dropout(model)
 
     train = training.encode(task, context.data, "train", encoder)
     loss: training.Loss = training.from_labels
@@ -80,6 +82,12 @@ def _run(
         model, parameters, context, stop, output,
         labels=labels, encoder=encoder, train=train, loss=loss, tokenizer=source,
     )  # fmt: skip
+    if report["validation_score"] < before:
+        finetune.load(source, task.MODEL_CLASS, labels).save_pretrained(output)
+        warnings.append(
+            f"Training did not pay: the validation score fell from {before:.4f} to {report['validation_score']:.4f}. "
+            "The weights are those from before it; try a lower learning rate."
+        )
     return {**report, "method": parameters.method, "validation_score_before": before, "warnings": warnings}
 
 
@@ -136,8 +144,17 @@ def round_while_running(model: Any, parameters: Parameters, found: dict[str, ran
                 scale, zero = ranges.scale_and_zero(low, high, symmetric=False)
                 reading = functools.partial(_rounded_in_range, scale=scale, zero=zero)
             module.forward = functools.partial(_linear_forward, module, reading, bits, block)
-        elif isinstance(module, torch.nn.Embedding) and parameters.embeddings:
+        elif isinstance(module, torch.nn.Embedding) and parameters.embeddings and module.weight.numel() >= LEAST_TABLE:
             module.register_forward_hook(lambda _, __, rows: rounded_weight(rows, 8, None))
+
+
+def without_dropout(model: Any) -> None:
+    """Train on what the artifact will compute: rounding is noise enough, and far smaller than dropout's."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def _as_it_is(values: Any) -> Any:
