@@ -223,7 +223,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, record)
     if "lengths" in record:
-        write_atomic(output.with_suffix(".svg"), draw(record) + "\n")
+        write_atomic(output.with_suffix(".svg"), draw(record))
 
 
 if __name__ == "__main__":

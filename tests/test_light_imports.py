@@ -180,7 +180,8 @@ def test_missing_converter_is_one_line_with_the_command(
 def test_missing_quantizer_is_one_line_with_the_command(form: str, package: str, extra: str, tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     artifact.mkdir()
-    description = {"format": form, "path": "model", "precision": "fp32", "size_bytes": 5}
+    engine = {"onnx": "onnxruntime", "litert": "litert"}[form]
+    description = {"format": form, "engine": engine, "path": "model", "precision": "fp32", "size_bytes": 5}
     (artifact / "artifact.json").write_text(json.dumps(description))
     (artifact / "model").write_text("never read")
     environ = hidden_in_children({package}, tmp_path / "site")

@@ -24,6 +24,7 @@ class Family:
     axes: tuple[tuple[str, tuple[str, ...]], ...]
     config: dict[str, str]
     reads: dict[str, str]  # axis → pattern of the modules that read what lies along it
+    values: str  # pattern of the modules whose output attention mixes for those that read `heads`
 
 
 _ENCODER = (
@@ -67,6 +68,7 @@ _BERT = Family(
         "heads": r"encoder\.layer\.(\d+)\.attention\.output\.dense",
         "width": r"encoder\.layer\.(\d+)\.(attention\.self\.(query|key|value)|intermediate\.dense)",
     },
+    values=r"encoder\.layer\.(\d+)\.attention\.self\.value",
 )
 _DISTILBERT = Family(
     layer=r"transformer\.layer\.(\d+)\.",
@@ -96,6 +98,7 @@ _DISTILBERT = Family(
         "heads": r"transformer\.layer\.(\d+)\.attention\.out_lin",
         "width": r"transformer\.layer\.(\d+)\.(attention\.[qkv]_lin|ffn\.lin1)",
     },
+    values=r"transformer\.layer\.(\d+)\.attention\.v_lin",
 )
 # Adding a family: one entry.
 FAMILIES = {

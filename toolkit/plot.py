@@ -1,20 +1,40 @@
-"""Plots as SVG text: no script, no font, nothing loaded; readable in light and in dark."""
+"""Plots as SVG text, readable on a light and on a dark page. No script, no font, no plotting library."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from xml.sax.saxutils import escape
 
-_WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 16, 48
-_STYLE = (
-    "<style>text{font:12px system-ui,sans-serif;fill:currentColor}"
-    ".axis{stroke:currentColor;stroke-opacity:.35;fill:none}.grid{stroke:currentColor;stroke-opacity:.12}"
-    ".main{fill:#2563eb}.other{fill:none;stroke:#64748b;stroke-width:1.5}.line{stroke:#2563eb;fill:none;"
-    "stroke-dasharray:4 3}.floor{stroke:#b42318;stroke-dasharray:6 4}</style>"
-)
+_ROW, _LABEL, _BAR, _NOTE, _HEAD = 20, 330, 300, 150, 46  # of bars, in pixels
+_WIDTH, _HEIGHT = 760, 420  # of a scatter plot
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 24, 48
+_STYLE = """
+    text { font: 12px system-ui, sans-serif; fill: #222 }
+    .title { font-weight: bold; font-size: 14px }
+    .page { fill: #fff }
+    .bar, .main { fill: #2f6fb3 }
+    .marked { fill: #c0562b }
+    .other { fill: none; stroke: #777; stroke-width: 1.5 }
+    .axis { stroke: #888; fill: none }
+    .grid { stroke: #8883 }
+    .line { stroke: #2f6fb3; fill: none; stroke-dasharray: 4 3 }
+    .floor { stroke: #c0562b; stroke-dasharray: 6 4 }
+    @media (prefers-color-scheme: dark) {
+      text { fill: #ddd } .page { fill: #16181c } .bar, .main { fill: #6aa6e8 } .marked { fill: #ec8a5e }
+      .line { stroke: #6aa6e8 } .floor { stroke: #ec8a5e } .other { stroke: #aaa }
+    }"""
+
+
+def _opening(width: int, height: int, name: str) -> str:
+    """The start of a picture: its size, its style and the page that it lies on."""
+    quoted = escape(name, {chr(34): "&quot;"})
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{quoted}">\n  <style>{_STYLE}\n  </style>\n'
+        f'  <rect class="page" width="{width}" height="{height}"/>'
+    )
 
 
 @dataclass(frozen=True)
@@ -55,10 +75,7 @@ def scatter(dots: Sequence[Dot], x_title: str, y_title: str, floor: float | None
     def y_of(value: float) -> float:
         return round(_HEIGHT - _BOTTOM - (value - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{html.escape(y_title)} over {html.escape(x_title)}">{_STYLE}'
-    ]
+    parts = [_opening(_WIDTH, _HEIGHT, f"{y_title} over {x_title}")]
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     for value in _steps(y_low, y_high):
         y = y_of(value)
@@ -69,8 +86,8 @@ def scatter(dots: Sequence[Dot], x_title: str, y_title: str, floor: float | None
         parts.append(f'<path class="grid" d="M{x} {_TOP}V{bottom}"/><text x="{x}" y="{bottom + 18}" ')
         parts.append(f'text-anchor="middle">{value:g}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
-    parts.append(f'<text x="{right}" y="{_HEIGHT - 10}" text-anchor="end">{html.escape(x_title)}</text>')
-    parts.append(f'<text x="{_LEFT + 8}" y="{_TOP + 10}">{html.escape(y_title)}</text>')
+    parts.append(f'<text x="{right}" y="{_HEIGHT - 10}" text-anchor="end">{escape(x_title)}</text>')
+    parts.append(f'<text x="{_LEFT + 8}" y="{_TOP + 10}">{escape(y_title)}</text>')
     if floor is not None:
         parts.append(f'<path class="floor" d="M{_LEFT} {y_of(floor)}H{right}"/>')
     line = " L".join(f"{x_of(dot.x)} {y_of(dot.y)}" for dot in dots if dot.main)
@@ -80,11 +97,37 @@ def scatter(dots: Sequence[Dot], x_title: str, y_title: str, floor: float | None
         x, y = x_of(dot.x), y_of(dot.y)
         side, shift = ("end", -8) if x > (_LEFT + right) / 2 else ("start", 8)
         parts.append(f'<circle class="{"main" if dot.main else "other"}" cx="{x}" cy="{y}" r="4.5"/>')
-        parts.append(f'<text x="{x + shift}" y="{y - 7}" text-anchor="{side}">{html.escape(dot.name)}</text>')
-    return "".join(parts) + "</svg>"
+        parts.append(f'<text x="{x + shift}" y="{y - 7}" text-anchor="{side}">{escape(dot.name)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def _ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten between two numbers."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [k * 10.0**power for power in powers for k in (1, 2, 5) if low <= k * 10.0**power <= high]
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, str]], *, legend: str, marked: Sequence[str] = ()) -> str:
+    """Horizontal bars from zero: a row is (label, length of the bar, note beside it). Negative values count as zero.
+
+    `marked` labels have another colour; `legend` says what the bars and the colours mean.
+    """
+    height = _HEAD + _ROW * len(rows) + 16
+    width = _LABEL + _BAR + _NOTE
+    largest = max((value for _, value, _ in rows), default=0.0) or 1.0
+    parts = [
+        _opening(width, height, title),
+        f'  <text class="title" x="8" y="18">{escape(title)}</text>',
+        f'  <text x="8" y="36">{escape(legend)}</text>',
+        f'  <line class="axis" x1="{_LABEL}" y1="{_HEAD - 2}" x2="{_LABEL}" y2="{_HEAD + _ROW * len(rows)}"/>',
+    ]
+    for number, (label, value, note) in enumerate(rows):
+        top = _HEAD + _ROW * number
+        size = max(value, 0.0) / largest * _BAR
+        kind = "marked" if label in marked else "bar"
+        parts += [
+            f'  <text x="{_LABEL - 6}" y="{top + 13}" text-anchor="end">{escape(label)}</text>',
+            f'  <rect class="{kind}" x="{_LABEL}" y="{top + 3}" width="{size:.1f}" height="{_ROW - 6}"/>',
+            f'  <text x="{_LABEL + size + 6:.1f}" y="{top + 13}">{escape(note)}</text>',
+        ]
+    return "\n".join([*parts, "</svg>"]) + "\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, stages, tasks
+from toolkit import architecture, conversion, quantization, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import data as tables
 from toolkit.cache import open_cache
@@ -26,9 +25,8 @@ from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
-from toolkit.recipe import METHODS
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, explained, publish_folder, sha256_file, sha256_folder, write_json
+from toolkit.storage import check_output, explained, publish_folder, sha256_file, write_json
 
 RECEIPT = "receipt.json"
 
@@ -291,30 +289,28 @@ def export(
 
 
 def quantize(
-    artifact: str,
+    model: str,
     output: str,
     *,
     method: str,
     cache_dir: str | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
+    options: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
+    **wanted: Any,
 ) -> dict[str, Any]:
-    """Quantize an artifact folder that `export` wrote. Writes another one."""
-    check_output(Path(output), overwrite, RECEIPT)
-    folder = Path(artifact)
-    if not (folder / "artifact.json").is_file():
-        raise InputError(f"{artifact} is not an artifact folder; make one with `toolkit export`.")
-    description = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
-    known = {how for (engine, _), how in METHODS.items() if FORMAT_OF_ENGINE[engine] == description["format"] and how}
-    if method not in known:
-        raise InputError(
-            f"{description['format']} artifacts cannot be quantized by '{method}'; known: {', '.join(sorted(known))}."
-        )
-    if description["precision"] != "fp32":
-        raise InputError(f"{artifact} is {description['precision']} already; quantize the float export.")
-    runner = Runner(open_cache(Path(cache_dir) if cache_dir else None), "text-classification", 0, reporter or Silent())
-    finished = runner.run(
-        "quantize", folder, {"method": method}, title=f"quantize by {method}", reason="asked for",
-        inputs={"source": sha256_folder(folder)},
-    )  # fmt: skip
-    return _publish(finished, Path(output), overwrite)
+    """Quantize an artifact folder, or a trained checkpoint for an engine. Writes an artifact folder.
+
+    `parameters` are further ones of the stage, `wanted` fields of `toolkit.quantization.Wanted`, `options` say where
+    the data is. Raises InputError.
+    """
+    return quantization.quantize(
+        model,
+        output,
+        quantization.Wanted(parameters={**(parameters or {}), "method": method}, **wanted),
+        {**(options or {}), "cache_dir": cache_dir, "overwrite": overwrite},
+        reporter=reporter,
+        around=around,
+    )

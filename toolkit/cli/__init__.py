@@ -21,7 +21,7 @@ _VERBS = {
     "distill": "Let a small student learn a trained classifier's answers.",
     "prune": "Take layers, units, heads or tokens out of a checkpoint.",
     "export": "Export a checkpoint to one engine's format.",
-    "quantize": "Quantize an exported artifact.",
+    "quantize": "Quantize an exported artifact, or a checkpoint for an engine.",
     "bench": "Measure a bundle's latency, cold start and memory.",
     "inspect": "Show what a model or a bundle is.",
     "verify": "Check a bundle's hashes and replay its golden examples.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import output
+from toolkit.cli import options, output
 
 
 @click.command(name="export")
@@ -26,16 +26,9 @@ def command(model: str, output_folder: str, lengths: str, as_json: bool, **given
       toolkit export tuned/ --engine litert --lengths 32,128 -o artifact/
     """
     from toolkit import steps
-    from toolkit.errors import InputError
 
-    try:
-        wanted = [int(part) for part in lengths.split(",")]
-    except ValueError as error:
-        raise InputError(f"--lengths '{lengths}' is not a list of numbers like 32,64,128.") from error
-    if min(wanted) < 4:
-        raise InputError(f"--lengths '{lengths}': an input length is at least 4.")
     with output.reporting(as_json) as reporter:
-        result = steps.export(model, output_folder, lengths=wanted, reporter=reporter, **given)
+        result = steps.export(model, output_folder, lengths=options.lengths(lengths) or [], reporter=reporter, **given)
     if as_json:
         output.print_json(result)
     else:

@@ -60,6 +60,21 @@ class Names(click.ParamType[list[str]]):
         return names
 
 
+def lengths(text: str | None) -> list[int] | None:
+    """`32,64` as numbers. Raises InputError."""
+    from toolkit.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        wanted = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--lengths '{text}' is not a list of numbers like 32,64,128.") from error
+    if min(wanted) < 4:
+        raise InputError(f"--lengths '{text}': an input length is at least 4.")
+    return wanted
+
+
 def data_options(function: F) -> F:
     """What every verb that reads labelled examples takes."""
     for option in reversed(

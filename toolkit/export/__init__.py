@@ -1,27 +1,37 @@
-"""Export formats: checkpoint → artifact. One file each, with the same two functions.
+"""Export formats: checkpoint → artifact. One file each, with the same few names.
 
+    METHODS                                                     engine → methods of quantization that it can run
     export(checkpoint, output, parameters, context) -> dict     the float artifact and its description
-    quantize(source, output, artifact, method) -> dict          the same in fewer bits
+    layers(source, artifact) -> dict                            its layers that can be quantized, and their bytes
+    quantize(source, output, artifact, parameters, inputs)      the same in fewer bits: its description, and a report
 
-The description is `artifact.json`: format, path, precision, tensor names/dtypes/shapes, input lengths, the
-minimum runtime versions, operators.
+The description is `artifact.json`: format, engine, path, precision, tensor names/dtypes/shapes, input lengths, the
+minimum runtime versions, operators. `parameters` are those of the stage, `inputs` calibration examples.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 
 
 class FormatModule(Protocol):
     """What every file of this folder offers."""
 
+    METHODS: dict[str, tuple[str, ...]]
+
     def export(self, checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]: ...
 
-    def quantize(self, source: Path, output: Path, artifact: dict[str, Any], method: str) -> dict[str, Any]: ...
+    def layers(self, source: Path, artifact: dict[str, Any]) -> dict[str, int]: ...
+
+    def quantize(
+        self, source: Path, output: Path, artifact: dict[str, Any], parameters: Any, inputs: Sequence[Arrays]
+    ) -> tuple[dict[str, Any], dict[str, Any]]: ...
 
 
 # Adding a format: one file in this folder and one line here.
@@ -34,3 +44,22 @@ def get(name: str) -> FormatModule:
     if name not in _MODULES:
         raise InputError(f"Unknown format '{name}'; known: {', '.join(_MODULES)}.")
     return cast(FormatModule, importlib.import_module(_MODULES[name]))
+
+
+def check_method(form: str, engine: str, method: str, known: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a method that a format has not, or not for this engine. Raises InputError."""
+    if method not in known[engine]:
+        raise InputError(
+            f"{form} files for {engine} cannot be quantized by '{method}'; known: {', '.join(known[engine])}."
+        )
+
+
+def chosen_layers(tables: Mapping[str, bool], parameters: Any) -> set[str]:
+    """The names of the layers to quantize: all but those of `parameters.keep`, and the embedding tables only if
+    `parameters.embeddings`. `tables` says of every layer whether it is such a table. Raises InputError."""
+    unknown = [name for name in parameters.keep if name not in tables]
+    if unknown:
+        raise InputError(f"There is no layer '{unknown[0]}' to keep in float; the layers are: {', '.join(tables)}.")
+    return {
+        name for name, table in tables.items() if name not in parameters.keep and (parameters.embeddings or not table)
+    }

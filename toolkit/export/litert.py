@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
 from toolkit import tasks
+from toolkit.engines import Arrays
 from toolkit.engines.litert import SIGNATURE_PREFIX
 from toolkit.errors import InputError, missing_extra
-from toolkit.export import flatbuffer
+from toolkit.export import check_method, chosen_layers, flatbuffer
 
+# Methods of quantization for each engine that runs the format.
+METHODS = {"litert": ("dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16")}
 MODEL_FILE = "model.tflite"
 _PADDING_ONLY = "sdpa with padding as an addend"  # a name in transformers' registry of attention implementations
 
@@ -101,19 +105,63 @@ def add_padding_mask_once(model: Any) -> None:
         model.set_attn_implementation(_PADDING_ONLY)
 
 
-def quantize(source: Path, output: Path, artifact: dict[str, Any], method: str) -> dict[str, Any]:
+def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:
+    """The layers of a float artifact that can be quantized: bytes of weights by name."""
+    from toolkit.export import litert_quantize
+
+    return {layer.name: layer.size for layer in litert_quantize.find(litert_quantize.read(source / artifact["path"]))}
+
+
+def quantize(
+    source: Path, output: Path, artifact: dict[str, Any], parameters: Any, inputs: Sequence[Arrays]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Quantize `source/model.tflite` to `output/model.tflite`."""
-    if method != "dynamic-int8":
-        raise InputError(f"LiteRT has no quantization method '{method}'; known: dynamic-int8.")
     try:
-        from ai_edge_quantizer import quantizer, recipe
+        import ai_edge_quantizer  # noqa: F401
     except ImportError as error:
         raise missing_extra("ai-edge-quantizer", "litert", "Quantizing a LiteRT file") from error
-    worker = quantizer.Quantizer(str(source / artifact["path"]))
-    worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
-    worker.quantize().export_model(str(output / MODEL_FILE))
+    from toolkit.export import litert_quantize
+
+    check_method("litert", "litert", parameters.method, METHODS)
+    file = source / artifact["path"]
+    found = litert_quantize.find(litert_quantize.read(file))
+    chosen = chosen_layers({layer.name: layer.is_table for layer in found}, parameters)
+    report = litert_quantize.quantize(
+        file, output / MODEL_FILE, [layer for layer in found if layer.name in chosen], parameters, inputs
+    )
     flatbuffer.compact(output / MODEL_FILE)
-    return describe(output / MODEL_FILE, "int8")
+    return describe(output / MODEL_FILE, litert_quantize.PRECISIONS[parameters.method]), report
+
+
+def _needed_versions(model: Any, codes: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Operators in the version that their weights ask for, by the rules of TensorFlow Lite's op_version.cc.
+
+    ai-edge-quantizer leaves the float file's versions. An older runtime then loads the file and answers wrongly:
+    tflite-runtime 2.14 takes no notice of scales per output channel.
+    """
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    needed = dict.fromkeys(range(len(codes)), 1)
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            kind = codes[operator.opcodeIndex][0]
+            if kind not in ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", "DEQUANTIZE"):
+                continue
+            tensor = graph.tensors[operator.inputs[0 if kind == "DEQUANTIZE" else 1]]
+            scales = tensor.quantization.scale if tensor.quantization is not None else None
+            by_channel = scales is not None and len(scales) > 1
+            version = 1
+            if tensor.type == TensorType.INT4:
+                version = {"FULLY_CONNECTED": 13, "EMBEDDING_LOOKUP": 4, "DEQUANTIZE": 6}[kind]
+            elif tensor.type == TensorType.FLOAT16:
+                version = 3
+            elif tensor.type == TensorType.INT8 and kind == "DEQUANTIZE":
+                version = 5 if by_channel else 2
+            elif tensor.type == TensorType.INT8 and by_channel:
+                widened = graph.tensors[operator.outputs[0]].type == TensorType.FLOAT32
+                version = 4 if kind == "EMBEDDING_LOOKUP" else 12 if widened else 4
+            needed[operator.opcodeIndex] = max(needed[operator.opcodeIndex], version)
+    return [(name, max(version, needed[index])) for index, (name, version) in enumerate(codes)]
 
 
 def minimum_level(operators: list[tuple[str, int]]) -> str:
@@ -147,6 +195,7 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     dtypes = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     codes = [(names[max(c.builtinCode, c.deprecatedBuiltinCode)], c.version) for c in model.operatorCodes]
+    codes = _needed_versions(model, codes)
     level = minimum_level(codes)
 
     def tensors(signature: Any, values: Any) -> list[dict[str, Any]]:
@@ -163,6 +212,7 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
     graph = model.subgraphs[longest.subgraphIndex]
     return {
         "format": "litert",
+        "engine": "litert",
         "path": path.name,
         "precision": precision,
         "size_bytes": path.stat().st_size,

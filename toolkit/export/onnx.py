@@ -8,12 +8,22 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit import tasks
-from toolkit.errors import InputError, missing_extra
+from packaging.version import Version
 
+from toolkit import tasks
+from toolkit.engines import Arrays
+from toolkit.errors import missing_extra
+from toolkit.export import check_method, chosen_layers
+
+# Methods of quantization for each engine that runs the format.
+METHODS = {
+    "onnxruntime": ("dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"),
+    "tensorrt": ("static-int8", "weight-int8", "weight-int4", "fp16", "bf16"),
+}
 MODEL_FILE = "model.onnx"
 
 # The first onnxruntime that accepts an opset of the ONNX standard (onnxruntime's compatibility table).
@@ -26,6 +36,9 @@ _RUNTIME_OF_OPSET = {
     22: "1.20.0",
     23: "1.22.0",
 }
+
+# The first onnxruntime whose MatMulNBits multiplies weights of so many bits on a CPU (its release notes).
+_RUNTIME_OF_BITS = {4: "1.17.0", 8: "1.22.0"}
 
 
 def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
@@ -63,43 +76,44 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     context.progress(2, 3, "writing")
     onnx_ir.save(program, output / MODEL_FILE)
     context.progress(3, 3, "done")
-    return describe(output / MODEL_FILE, "fp32")
+    return describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
 
 
-def quantize(source: Path, output: Path, artifact: dict[str, Any], method: str) -> dict[str, Any]:
-    """Quantize `source/model.onnx` to `output/model.onnx`."""
-    try:
-        import onnx
-        import onnxruntime.quantization
-    except ImportError as error:
-        raise missing_extra("onnx and onnxruntime", "convert", "Quantizing an ONNX file") from error
+def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:
+    """The layers of a float artifact that can be quantized: bytes of weights by name."""
+    import onnx
+
+    from toolkit.export import onnx_layers
 
     model = onnx.load(str(source / artifact["path"]))
-    # A transposed weight's shape recorded before quantization contradicts the one inferred after it.
-    weights = {initializer.name for initializer in model.graph.initializer}
-    kept = [info for info in model.graph.value_info if info.name not in weights]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
-    if method == "dynamic-int8":
-        onnxruntime.quantization.quantize_dynamic(
-            model,
-            str(output / MODEL_FILE),
-            weight_type=onnxruntime.quantization.QuantType.QInt8,
-            per_channel=True,
-            # Contrib operators stop shape inference; without a default type the quantizer raises.
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-        return describe(output / MODEL_FILE, "int8")
-    if method == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        onnx.save(convert_float_to_float16(model, keep_io_types=True), str(output / MODEL_FILE))
-        return describe(output / MODEL_FILE, "fp16")
-    raise InputError(f"ONNX has no quantization method '{method}'; known: dynamic-int8, fp16.")
+    sizes = {initializer.name: len(initializer.raw_data) for initializer in model.graph.initializer}
+    return {layer.name: sizes[layer.weight] for layer in onnx_layers.find(model)}
 
 
-def describe(path: Path, precision: str) -> dict[str, Any]:
-    """The artifact description of an ONNX file, from its graph alone."""
+def quantize(
+    source: Path, output: Path, artifact: dict[str, Any], parameters: Any, inputs: Sequence[Arrays]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Quantize `source/model.onnx` to `output/model.onnx`."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("onnx and onnxruntime", "convert", "Quantizing an ONNX file") from error
+    from toolkit.export import onnx_layers, onnx_quantize
+
+    engine, method = artifact["engine"], parameters.method
+    check_method("onnx", engine, method, METHODS)
+    model = onnx_quantize.read(source / artifact["path"], engine, method)
+    found = onnx_layers.find(model)
+    chosen = chosen_layers({layer.name: layer.is_table for layer in found}, parameters)
+    report = onnx_quantize.quantize(
+        model, output / MODEL_FILE, engine, [layer for layer in found if layer.name in chosen], parameters, inputs
+    )
+    return describe(output / MODEL_FILE, onnx_quantize.PRECISIONS[method], engine), report
+
+
+def describe(path: Path, precision: str, engine: str) -> dict[str, Any]:
+    """The artifact description of an ONNX file for an engine, from its graph alone."""
     import onnx
 
     model = onnx.load(str(path))
@@ -117,6 +131,7 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
 
     return {
         "format": "onnx",
+        "engine": engine,
         "path": path.name,
         "precision": precision,
         "size_bytes": path.stat().st_size,
@@ -124,10 +139,20 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
         "inputs": tensors(model.graph.input),
         "outputs": tensors(model.graph.output),
         "lengths": None,
-        "minimum_versions": {"onnxruntime": _RUNTIME_OF_OPSET.get(opset, "1.22.0")},
+        "minimum_versions": {"onnxruntime": _minimum_runtime(model, opset)},
         "operators": dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
         "weight_bytes_read": weight_bytes_read(model),
     }
+
+
+def _minimum_runtime(model: Any, opset: int) -> str:
+    """The first onnxruntime that has the opset, and 8 bits in MatMulNBits where the model uses them."""
+    known = [_RUNTIME_OF_OPSET.get(opset, "1.22.0")]
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            bits = next(attribute.i for attribute in node.attribute if attribute.name == "bits")
+            known.append(_RUNTIME_OF_BITS[bits])
+    return max(known, key=Version)
 
 
 def weight_bytes_read(model: Any) -> int:

@@ -7,10 +7,12 @@ time, the way they will on the device: a dynamically quantized model answers dif
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from toolkit import engines, tasks
@@ -47,21 +49,28 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         operations = torch_engine.count_operations(model, task, length)
         counted = {"operations": operations, "operations_tokens": length}
     else:
-        artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))
-        encoder = task.encoder(
-            source,
-            inputs=[tensor["name"] for tensor in artifact["inputs"]],
-            max_length=parameters.max_length,
-            lengths=artifact["lengths"],
-        )
-        engine = engines.get(parameters.engine).load(source / artifact["path"], context.threads)
-        name = artifact["outputs"][0]["name"]
-        rows = []
-        for index, example in enumerate(examples):
-            rows.append(engine.run(encoder(example.text))[name][0])
-            context.progress(index + 1, len(examples), "evaluating")
-        engine.close()
-        logits = np.asarray(rows, dtype=np.float32)
+        logits = artifact_logits(source, parameters.engine, [e.text for e in examples], parameters.max_length, context)
     np.save(output / "logits.npy", logits, allow_pickle=False)
     names = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
     return {**task.metrics(logits, labels, names), **counted}
+
+
+def artifact_logits(
+    folder: Path, engine_name: str, texts: Sequence[str], max_length: int, context: Context
+) -> NDArray[np.float32]:
+    """An artifact's answers to texts, one after the other: float32[n, classes]."""
+    artifact = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    encoder = tasks.get(context.task).encoder(
+        folder,
+        inputs=[tensor["name"] for tensor in artifact["inputs"]],
+        max_length=max_length,
+        lengths=artifact["lengths"],
+    )
+    engine = engines.get(engine_name).load(folder / artifact["path"], context.threads)
+    name = artifact["outputs"][0]["name"]
+    rows = []
+    for index, text in enumerate(texts):
+        rows.append(engine.run(encoder(text))[name][0])
+        context.progress(index + 1, len(texts), "evaluating")
+    engine.close()
+    return np.asarray(rows, dtype=np.float32)

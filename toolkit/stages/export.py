@@ -14,7 +14,7 @@ from toolkit.stages import Context
 from toolkit.storage import write_json
 from toolkit.tasks import lengths as input_lengths
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
 )  # fmt: skip

@@ -1,39 +1,58 @@
 """`quantize`: a float artifact → the same artifact in fewer bits.
 
-`dynamic-int8`: weights to int8 ahead of time (per output channel where the engine has kernels for it),
-activations to int8 at run time; no calibration data. `fp16`: weights and arithmetic in half precision.
+- `dynamic-int8`: weights to int8 ahead of time (per output channel), activations to int8 at run time;
+- `static-int8`: activations too by ranges that calibration examples give beforehand (`toolkit.ranges`);
+- `weight-int8`, `weight-int4`: weights alone, the arithmetic in float; in blocks where the format has them;
+- `fp16`, `bf16`: half the bits; where the engine has no such arithmetic, weights are stored so and widened.
+
+Embedding tables go to int8 with a scale per row, whatever the integer method.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit import export as formats
+from toolkit import ranges, tasks
+from toolkit.calibration import Source, collect, unstable
+from toolkit.engines import Arrays
 from toolkit.stages import Context
 from toolkit.storage import write_json
 
 VERSION = 2
-LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer")
+LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers")
+
+Method = Literal["dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"]
 
 
 class Parameters(BaseModel):
-    """The method."""
+    """The method, what of the model it covers, and where its calibration examples come from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["dynamic-int8", "fp16"]
+    method: Method
+    embeddings: bool = Field(True, description="Whether embedding tables are quantized")
+    keep: list[str] = Field([], description="Layers that stay in float")
+    block_size: Literal[32, 64, 128] = Field(32, description="Weights that share a scale, where a format has blocks")
+    calibration: ranges.Method = "min-max"
+    percentile: float = Field(ranges.PERCENTILE, gt=50, le=100)
+    examples: Source | None = Field(None, description="Of `static-int8`")
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
-    """Write the quantized model file beside copies of the artifact's other files."""
+    """Write the quantized model file beside copies of the artifact's other files. Raises InputError."""
     artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))
-    module = formats.get(artifact["format"])
-    quantized = module.quantize(source, output, artifact, parameters.method)
+    inputs, warnings = calibration_inputs(source, artifact, parameters, context)
+    context.progress(0, 1, f"quantizing by {parameters.method}")
+    quantized, found = formats.get(artifact["format"]).quantize(source, output, artifact, parameters, inputs)
+    if "activations" in found:
+        warnings += unstable(found["activations"]["unstable"])
     for path in source.iterdir():
         if path.name not in (artifact["path"], "artifact.json"):
             shutil.copy(path, output / path.name)
@@ -42,4 +61,27 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         "method": parameters.method,
         "size_before_bytes": artifact["size_bytes"],
         "size_after_bytes": quantized["size_bytes"],
+        "warnings": warnings,
+        **found,
     }
+
+
+def calibration_inputs(
+    source: Path, artifact: Mapping[str, Any], parameters: Parameters, context: Context
+) -> tuple[list[Arrays], list[str]]:
+    """(calibration examples as the artifact's inputs, warnings); none for a method that takes none."""
+    if parameters.method != "static-int8":
+        return [], []
+    task = tasks.get(context.task)
+    examples = parameters.examples or Source()
+    if artifact["lengths"]:
+        examples = examples.model_copy(update={"max_length": min(examples.max_length, artifact["lengths"][-1])})
+    context.progress(0, 1, "choosing calibration examples")
+    texts, warnings = collect(examples, source, task, context.data, context.seed)
+    encoder = task.encoder(
+        source,
+        inputs=[tensor["name"] for tensor in artifact["inputs"]],
+        max_length=examples.max_length,
+        lengths=artifact["lengths"],
+    )
+    return [encoder(text) for text in texts], warnings

@@ -1,0 +1,317 @@
+"""Quantizing a folder of the user's: what `toolkit quantize` runs.
+
+    checkpoint → qat → export → balance → sensitivity → quantize
+
+An artifact folder starts behind the export. For LiteRT, whose files cannot be balanced, `balance` comes first. Every
+step is a cached stage, and each but the last is left out unless it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit import checkpoint as checkpoints
+from toolkit import conversion, hub, stages
+from toolkit import data as tables
+from toolkit import export as formats
+from toolkit.cache import open_cache
+from toolkit.checkpoint import Checkpoint
+from toolkit.devices import local
+from toolkit.errors import InputError, RefusedError
+from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.gates import score
+from toolkit.runner import Finished, Reporter, Runner, Silent
+from toolkit.storage import check_output, explained, publish_folder, sha256_file, sha256_folder, write_json
+
+RECEIPT = "receipt.json"
+DEFAULT_LENGTHS = (32, 64, 128)
+_DATA_OPTIONS = ("where", "text_column", "label_column", "drop_missing", "max_length")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `toolkit quantize` can be told besides the stage's own parameters (`parameters`)."""
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    engine: str | None = None  # of a checkpoint
+    lengths: Sequence[int] | None = None
+    opset: int | None = None
+    sensitivity: bool = False
+    min_score: str | None = None  # of the layers that are chosen: mixed precision
+    examples: int = 200  # that sensitivity is measured on
+    samples: int = 256
+    calibration_data: str | None = None
+    balance: float | None = None
+    qat_epochs: int = 0
+    qat_learning_rate: float = 1e-5
+
+    @property
+    def static(self) -> bool:
+        return self.parameters.get("method") == "static-int8"
+
+    @property
+    def reason_for_data(self) -> str | None:
+        """Which part of the request needs labelled examples, in words; None if none does."""
+        if self.qat_epochs:
+            return "--qat trains on"
+        if self.sensitivity or self.min_score is not None:
+            return "sensitivity is measured on"
+        if self.static or self.balance is not None:
+            return "calibration takes"
+        return None
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder on the way: where it is and the hash of what is in it."""
+
+    path: Path
+    sha256: str
+
+
+class Line:
+    """One run of `toolkit quantize`: the stages, each on the output of the one before."""
+
+    def __init__(self, runner: Runner, wanted: Wanted, data: Finished | None, max_length: int) -> None:
+        self.runner, self.wanted, self.data, self.max_length = runner, wanted, data, max_length
+
+    def _run(self, stage: str, source: _Folder, parameters: Mapping[str, Any], title: str, **given: Any) -> Finished:
+        """Run a stage. A file of calibration examples is known by its content in the cache's key."""
+        inputs = {"source": source.sha256, **given.pop("inputs", {})}
+        file = self.wanted.calibration_data
+        if file is not None:
+            inputs["calibration"] = sha256_file(Path(file))
+        return self.runner.run(stage, source.path, parameters, title=title, inputs=inputs, **given)
+
+    def _calibration(self, file: str | None) -> dict[str, Any]:
+        return {"samples": self.wanted.samples, "max_length": self.max_length, "file": file}
+
+    def _with_examples(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters with where the calibration examples are, and the same for the key, without the file's place."""
+        if self.wanted.calibration_data is None:
+            given = {**parameters, "examples": self._calibration(None)}
+            return given, given
+        return (
+            {**parameters, "examples": self._calibration(self.wanted.calibration_data)},
+            {**parameters, "examples": self._calibration("calibration")},
+        )
+
+    def balance(self, source: _Folder) -> _Folder:
+        """Scales moved from activations into weights."""
+        given, key = self._with_examples({"alpha": self.wanted.balance})
+        finished = self._run(
+            "balance", source, given, "balance activations", key_parameters=key, data=self.data, with_torch=True,
+            threads=local.cores(), reason="asked for",
+        )  # fmt: skip
+        return _Folder(finished.output, finished.sha256)
+
+    def train(self, source: _Folder) -> _Folder:
+        """Fine-tuning with quantization in sight, on the model's own float answers."""
+        assert self.data is not None  # noqa: S101 - checked before anything runs
+        teaching = self._run(
+            "teach", source, {"max_length": self.max_length}, "answers of the float model", data=self.data,
+            threads=local.cores(), with_torch=True, reason="quantization-aware training learns them",
+        )  # fmt: skip
+        own = self.wanted.parameters
+        given, key = self._with_examples(
+            {
+                "epochs": self.wanted.qat_epochs,
+                "learning_rate": self.wanted.qat_learning_rate,
+                "bf16": conversion.bf16_pays(),
+                "max_length": self.max_length,
+                **{name: own[name] for name in ("method", "calibration", "percentile", "block_size", "embeddings")
+                   if name in own},
+            }
+        )  # fmt: skip
+        finished = self._run(
+            "qat", source, {**given, "teaching": [str(teaching.output)]}, "quantization-aware training",
+            key_parameters=key, inputs={"teaching": teaching.sha256}, data=self.data, threads=local.cores(),
+            with_torch=True, resumable=True, reason="asked for",
+        )  # fmt: skip
+        return _Folder(finished.output, finished.sha256)
+
+    def export(self, source: _Folder, engine: str) -> _Folder:
+        """The float artifact."""
+        form = FORMAT_OF_ENGINE[engine]
+        parameters: dict[str, Any] = {"format": form}
+        if form == "litert":
+            found = self.data.report["lengths"] if self.data else DEFAULT_LENGTHS
+            parameters["lengths"] = sorted(set(self.wanted.lengths or found))
+        else:
+            parameters |= {"ort_fusions": engine == "onnxruntime", "opset": self.wanted.opset}
+        finished = self.runner.run(
+            "export", source.path, parameters, title=f"export for {engine}", reason="what is quantized",
+            inputs={"source": source.sha256}, with_torch=True,
+        )  # fmt: skip
+        return _Folder(finished.output, finished.sha256)
+
+    def sensitivity(self, source: _Folder, engine: str) -> Finished:
+        """The table of layers, and those that stay in float."""
+        given, key = self._with_examples(self.wanted.parameters)
+        rest = {
+            "engine": engine,
+            "max_length": self.max_length,
+            "examples": self.wanted.examples,
+            "min_score": self.wanted.min_score,
+        }
+        return self._run(
+            "sensitivity", source, {"quantize": given, **rest}, "sensitivity of the layers",
+            key_parameters={"quantize": key, **rest}, data=self.data, reason="which layers bear fewer bits",
+        )  # fmt: skip
+
+    def quantize(self, source: _Folder, keep: Sequence[str]) -> Finished:
+        """The artifact in fewer bits."""
+        parameters = {**self.wanted.parameters, "keep": list(keep)}
+        if not self.wanted.static:
+            return self.runner.run(
+                "quantize", source.path, parameters, title=f"quantize by {parameters['method']}", reason="asked for",
+                inputs={"source": source.sha256},
+            )  # fmt: skip
+        given, key = self._with_examples(parameters)
+        return self._run(
+            "quantize", source, given, f"quantize by {parameters['method']}", key_parameters=key, data=self.data,
+            reason="asked for",
+        )  # fmt: skip
+
+
+def _check_artifact(folder: Path, wanted: Wanted) -> str:
+    """The engine of an artifact folder that can be quantized as wanted. Raises InputError."""
+    description = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    if "engine" not in description:
+        raise InputError(f"{folder} was written by an older version; export the checkpoint again.")
+    if description["precision"] != "fp32":
+        raise InputError(f"{folder} is {description['precision']} already; quantize the float export.")
+    if wanted.qat_epochs:
+        raise InputError(f"--qat trains a checkpoint; {folder} is an exported artifact. Give its checkpoint.")
+    engine = str(description["engine"])
+    if wanted.balance is not None and engine == "litert":
+        raise InputError(f"A LiteRT file cannot be balanced, and {folder} is one. Give its checkpoint.")
+    if wanted.engine not in (None, engine):
+        raise InputError(f"{folder} was exported for {engine}; --engine {wanted.engine} needs the checkpoint.")
+    return engine
+
+
+def _check_checkpoint(folder: Path, wanted: Wanted) -> str:
+    """The engine that a trained checkpoint is exported for. Raises InputError."""
+    if checkpoints.inspect(folder).labels is None:
+        raise InputError(f"{folder} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
+    if wanted.engine is None:
+        raise InputError(f"{folder} is a checkpoint: name what it is exported for with --engine.")
+    if wanted.engine not in FORMAT_OF_ENGINE:
+        raise InputError(f"Unknown engine '{wanted.engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
+    return wanted.engine
+
+
+def _prepare(runner: Runner, folder: Path, data: str, options: Mapping[str, Any]) -> Finished:
+    """The stage `prepare` with the labels that the model knows, and a training part."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    parameters = {
+        "data": data,
+        "known_labels": [str(names[key]) for key in sorted(names, key=int)],
+        "model_limit": Checkpoint(folder, config, {}, "").model_limit,
+        **{name: options[name] for name in _DATA_OPTIONS if options.get(name) is not None},
+    }
+    parameters["where"] = [list(pair) for pair in parameters.get("where", ())]
+    return runner.run(
+        "prepare", folder, parameters, title="prepare data",
+        reason="deduplicate, split, and measure the lengths",
+        inputs={"data": sha256_file(Path(data)), "tokenizer": sha256_file(folder / "tokenizer.json")},
+        key_parameters={**parameters, "data": None},
+    )  # fmt: skip
+
+
+def quantize(
+    model: str,
+    output: str,
+    wanted: Wanted,
+    options: Mapping[str, Any],
+    *,
+    reporter: Reporter | None = None,
+    around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> dict[str, Any]:
+    """Quantize `model`, an artifact folder or a trained checkpoint, into the artifact folder `output`.
+
+    `options` are those of the data and the run, by the names of `toolkit.conversion.Options`. Raises InputError, and
+    RefusedError if no choice of layers reaches `wanted.min_score`.
+    """
+    check_output(Path(output), bool(options.get("overwrite")), RECEIPT)
+    data = options.get("data")
+    if wanted.reason_for_data and data is None:
+        raise InputError(f"Name labelled examples with --data: {wanted.reason_for_data} them.")
+    if data is not None:
+        tables.check_readable(Path(data))
+    if wanted.calibration_data is not None:
+        tables.check_texts(Path(wanted.calibration_data))
+    if wanted.min_score is not None:
+        score.parse(wanted.min_score)
+    cache_dir = options.get("cache_dir")
+    cache = open_cache(Path(cache_dir) if cache_dir else None)
+    folder = hub.fetch(model, cache.folder) if hub.is_id(model) else Path(model)
+    is_artifact = (folder / "artifact.json").is_file()
+    if folder.is_dir() and not is_artifact and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
+        )
+    if options.get("allow_pickle") and not is_artifact:
+        folder = checkpoints.from_pickle(folder, cache.folder)
+    engine = (_check_artifact if is_artifact else _check_checkpoint)(folder, wanted)
+    form = FORMAT_OF_ENGINE[engine]
+    formats.check_method(form, engine, str(wanted.parameters["method"]), formats.get(form).METHODS)
+    stages.get("quantize").Parameters.model_validate(dict(wanted.parameters))
+    if wanted.qat_epochs and wanted.parameters["method"] in ("fp16", "bf16"):
+        raise InputError(f"--qat trains for integers; {wanted.parameters['method']} needs no training.")
+
+    task = options.get("task") or conversion.DEFAULT_TASK
+    runner = Runner(cache, task, int(options.get("seed") or 0), reporter or Silent(), bool(options.get("force")))
+    with around(runner), runner.warmed():
+        prepared = _prepare(runner, folder, str(data), options) if data is not None else None
+        max_length = prepared.report["max_length"] if prepared else 128
+        line = Line(runner, wanted, prepared, max_length)
+        if is_artifact:
+            current = _Folder(folder, sha256_folder(folder))
+        else:
+            current = _Folder(folder, checkpoints.inspect(folder).sha256)
+            if wanted.balance is not None and engine == "litert":
+                current = line.balance(current)
+            if wanted.qat_epochs:
+                current = line.train(current)
+            current = line.export(current, engine)
+        if wanted.balance is not None and engine != "litert":
+            current = line.balance(current)
+        keep = list(wanted.parameters.get("keep", ()))
+        table = None
+        if wanted.sensitivity or wanted.min_score is not None:
+            table = line.sensitivity(current, engine)
+            keep = table.report.get("keep", keep)
+        finished = line.quantize(current, keep)
+    _publish(finished, table, runner.receipts, Path(output), bool(options.get("overwrite")))
+    report = {"output": output, "engine": engine, "keep": keep, **finished.report}
+    if table is not None:
+        report["sensitivity"] = table.report
+        if table.report.get("score", 1.0) < table.report.get("floor", 0.0):
+            raise RefusedError(
+                f"No choice of layers reaches the score {table.report['floor']:.4f}; with all of them in float it is "
+                f"{table.report['score']:.4f}. The artifact was written to {output}."
+            )
+    return report
+
+
+def _publish(
+    finished: Finished, table: Finished | None, receipts: Sequence[Mapping[str, Any]], output: Path, overwrite: bool
+) -> None:
+    """The artifact, the table of sensitivity if there is one, and the receipts of all stages."""
+    before = [receipt for receipt in receipts if receipt["key"] != finished.receipt["key"]]
+    with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
+        shutil.copytree(finished.output, aside, dirs_exist_ok=True)
+        if table is not None:
+            for path in table.output.iterdir():
+                shutil.copy(path, aside / path.name)
+        write_json(aside / RECEIPT, {**finished.receipt, "before": before})

@@ -1,0 +1,127 @@
+"""`balance`: large values move from activations into weights, so that both fill 8 bits better; the answers in float
+stay the same (SmoothQuant, Xiao et al., 2023).
+
+An ONNX artifact is balanced before all of its layers, by one multiplication each (`toolkit.export.onnx_balance`). A
+checkpoint has no place for these: it is balanced where the scales fold into weights that are there, between the
+attention's values and the layer that reads their mixture. The families that we know normalize behind the residual
+connection, so a LayerNorm's output also goes into the next sum, and its weights cannot take up a scale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit import architecture, calibration, tasks, training
+from toolkit.errors import InputError
+from toolkit.export import onnx as onnx_format
+from toolkit.stages import Context
+from toolkit.storage import write_json
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")
+_BATCH = 16
+
+
+class Parameters(BaseModel):
+    """How much moves, and the examples whose activations are looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alpha: float = Field(0.7, ge=0, le=1, description="0: nothing of the activations' differences moves; 1: all")
+    examples: calibration.Source = calibration.Source()
+
+
+def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
+    """Balance the checkpoint or the ONNX artifact `source`. Raises InputError."""
+    task = tasks.get(context.task)
+    texts, warnings = calibration.collect(parameters.examples, source, task, context.data, context.seed)
+    if (source / "artifact.json").is_file():
+        count = _artifact(source, output, texts, parameters, context)
+    else:
+        count = _checkpoint(source, output, texts, parameters, context)
+    return {"balanced": count, "alpha": parameters.alpha, "examples": len(texts), "warnings": warnings}
+
+
+def _artifact(source: Path, output: Path, texts: list[str], parameters: Parameters, context: Context) -> int:
+    from toolkit.export import onnx_balance, onnx_layers, onnx_quantize
+
+    artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))
+    if artifact["format"] != "onnx":
+        raise InputError(f"A {artifact['format']} file cannot be balanced; balance the checkpoint, then export it.")
+    encoder = tasks.get(context.task).encoder(
+        source, inputs=[tensor["name"] for tensor in artifact["inputs"]], max_length=parameters.examples.max_length
+    )
+    context.progress(0, 1, f"activations of {len(texts)} examples")
+    model = onnx_quantize.read(source / artifact["path"], artifact["engine"], "none")
+    count = onnx_balance.balance(model, onnx_layers.find(model), [encoder(text) for text in texts], parameters.alpha)
+    onnx_quantize.save(model, output / artifact["path"])
+    for path in source.iterdir():
+        if path.name not in (artifact["path"], "artifact.json"):
+            shutil.copy(path, output / path.name)
+    described = onnx_format.describe(output / artifact["path"], artifact["precision"], artifact["engine"])
+    write_json(output / "artifact.json", described)
+    return count
+
+
+def _checkpoint(source: Path, output: Path, texts: list[str], parameters: Parameters, context: Context) -> int:
+    import torch
+
+    from toolkit.engines.torch import input_names, load_model, pad_batch
+    from toolkit.export.onnx_balance import scales
+
+    torch.set_num_threads(context.threads)
+    task = tasks.get(context.task)
+    model = load_model(source, task.MODEL_CLASS)
+    family = architecture.family(model.config.model_type)
+    values, readers = _modules(model, family.values), _modules(model, family.reads["heads"])
+    largest: dict[int, Any] = {}
+
+    def note(layer: int, inputs: Any, mask: Any) -> None:
+        top = (inputs.abs() * mask[:, :, None]).amax(dim=(0, 1))
+        largest[layer] = torch.maximum(largest[layer], top) if layer in largest else top
+
+    encoder = task.encoder(source, inputs=input_names(model, task), max_length=parameters.examples.max_length)
+    encoded = sorted((encoder(text) for text in texts), key=lambda arrays: arrays["input_ids"].shape[1])
+    for start in range(0, len(encoded), _BATCH):
+        batch = {
+            name: torch.from_numpy(array)
+            for name, array in pad_batch(encoded[start : start + _BATCH], encoder.padding).items()
+        }
+        hooks = [
+            module.register_forward_pre_hook(
+                lambda _, inputs, layer=layer, mask=batch["attention_mask"]: note(layer, inputs[0], mask)
+            )
+            for layer, module in readers.items()
+        ]
+        with torch.inference_mode():
+            model(**batch)
+        for hook in hooks:
+            hook.remove()
+        context.progress(min(start + _BATCH, len(encoded)), len(encoded), "activations")
+    with torch.no_grad():
+        for layer, reader in readers.items():
+            weights = np.abs(reader.weight.numpy()).max(axis=0)
+            scale = torch.from_numpy(scales(largest[layer].numpy(), weights, parameters.alpha))
+            reader.weight.mul_(scale)
+            values[layer].weight.div_(scale[:, None])
+            values[layer].bias.div_(scale)
+    model.save_pretrained(output)
+    training.copy_tokenizer(source, output)
+    return len(readers)
+
+
+def _modules(model: Any, pattern: str) -> dict[int, Any]:
+    """Layer → the module of a pattern."""
+    prefix = f"{model.base_model_prefix}."
+    found = {}
+    for name, module in model.named_modules():
+        if match := re.fullmatch(pattern, name.removeprefix(prefix)):
+            found[int(match[1])] = module
+    return found
