@@ -297,7 +297,7 @@ def test_the_verb_takes_a_checkpoint_all_the_way(tuned: Path, reviews: Path, tmp
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "MB → " in done.stdout
-    assert "Warning: Only 40 different calibration examples" in done.stderr
+    assert done.stderr.count("Warning: Only 40 different calibration examples") == 1  # two stages say so
     receipt = json.loads((tmp_path / "out" / "receipt.json").read_text())
     assert receipt["stage"] == "quantize"
     assert [each["stage"] for each in receipt["before"]] == ["prepare", "export", "balance"]

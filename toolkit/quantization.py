@@ -293,7 +293,14 @@ def quantize(
             keep = table.report.get("keep", keep)
         finished = line.quantize(current, keep)
     _publish(finished, table, runner.receipts, Path(output), bool(options.get("overwrite")))
-    report = {"output": output, "engine": engine, "keep": keep, **finished.report}
+    said = [warning for receipt in runner.receipts for warning in receipt["report"].get("warnings", ())]
+    report = {
+        "output": output,
+        "engine": engine,
+        "keep": keep,
+        **finished.report,
+        "warnings": list(dict.fromkeys(said)),
+    }
     if table is not None:
         report["sensitivity"] = table.report
         if table.report.get("score", 1.0) < table.report.get("floor", 0.0):
