@@ -34,6 +34,8 @@ TIMED_ROUNDS = 3
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
+# Nodes that say how their neighbours compute: engines that take them fuse them away.
+_FUSED = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass
@@ -183,13 +185,19 @@ class Workshop:
         """An exported artifact in the precision that a plan names."""
         if plan.method is None:
             return exported
+        parameters: dict[str, Any] = {"method": plan.method}
+        data = None
+        if plan.method == "static-int8":
+            parameters |= {"calibration": "mse", "examples": {"max_length": self.data_report["max_length"]}}
+            data = self.data
         return self.runner.run(
             "quantize",
             exported.output,
-            {"method": plan.method},
+            parameters,
             title=f"quantize {file_kind(plan.engine)} to {plan.precision}{self.suffix}",
             reason=f"{plan.method}: smaller, and faster where the target has {plan.precision} arithmetic",
             inputs={"source": exported.sha256},
+            data=data,
         )
 
 
@@ -309,7 +317,7 @@ def estimated(workshop: Workshop, candidate: Candidate, operations: float) -> La
         candidate.plan.precision,
         operations=operations,
         weight_bytes=candidate.artifact["weight_bytes_read"],
-        operators=sum(candidate.artifact["operators"].values()),
+        operators=sum(n for kind, n in candidate.artifact["operators"].items() if kind not in _FUSED),
     )
 
 

@@ -35,6 +35,7 @@ from toolkit.target import Target
 DEFAULT_TASK = "text-classification"
 # With fewer examples a part of them teaches a student little, and the rest measures it badly.
 LEAST_TO_COMPRESS = 1000
+CALIBRATION_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
             "label_names": list(options.labels) if options.labels and not trained_labels else None,
             "drop_missing": options.drop_missing,
             "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
+            "calibration": CALIBRATION_EXAMPLES if any(plan.method == "static-int8" for plan in chosen) else 0,
             "least_to_split": LEAST_TO_COMPRESS if compress.when == "if a budget asks" and trained_labels else 0,
             "known_labels": trained_labels,
             "max_length": options.max_length,

@@ -28,6 +28,7 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("litert", "int8"): "dynamic-int8",
     ("tensorrt", "fp32"): None,
     ("tensorrt", "fp16"): "fp16",
+    ("tensorrt", "int8"): "static-int8",
 }
 
 

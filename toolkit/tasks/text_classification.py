@@ -41,6 +41,7 @@ class Parameters(BaseModel):
     drop_missing: bool = False
     evaluate_only: bool = False
     least_to_split: int = 0  # fewer examples are all for evaluation
+    calibration: int = 0  # examples, at most a tenth, that are kept out of an evaluation without a training part
     known_labels: list[str] | None = None
     max_length: int | None = None
     model_limit: int = 512
@@ -79,6 +80,11 @@ def _check_class_sizes(examples: Sequence[Example], names: Sequence[str], path: 
         raise InputError(f"{path}: too few examples of {', '.join(small)} to split; a class needs at least {least}.")
 
 
+def _held_back(examples: Sequence[Example], parameters: Parameters) -> int:
+    """How many examples serve for calibration instead of evaluation."""
+    return min(parameters.calibration, len(examples) // 10)
+
+
 def prepare(source: Path, output: Path, parameters: Parameters, context: Any) -> dict[str, Any]:
     """Write `train/validation/eval.jsonl`, `labels.json` and `report.json` to `output`.
 
@@ -98,7 +104,12 @@ def prepare(source: Path, output: Path, parameters: Parameters, context: Any) ->
     names, mapping = _label_indices({label for _, label in pairs}, parameters, path)
     examples = [Example(text, mapping[label]) for text, label in pairs]
     if parameters.evaluate_only or len(examples) < parameters.least_to_split:
-        split = [[], [], examples]
+        held = set(np.random.default_rng(context.seed).permutation(len(examples))[: _held_back(examples, parameters)])
+        split = [
+            [example for index, example in enumerate(examples) if index in held],
+            [],
+            [example for index, example in enumerate(examples) if index not in held],
+        ]
     else:
         _check_class_sizes(examples, names, path, least=len(SPLITS))
         split = data.stratified_split(examples, _FRACTIONS, context.seed)
