@@ -68,7 +68,7 @@ def test_every_stage_has_a_receipt_with_its_gates(compressed: Any) -> None:
 
 def test_every_shape_that_was_looked_at_has_a_reason(compressed: Any) -> None:
     points = compressed.summary["compression"]["points"]
-    assert len(points) == 7  # one or two layers, whole or pruned in three ways, but for the whole two
+    assert len(points) == 11  # one or two layers, whole or narrower in five ways, but for the whole two
     assert all(point["outcome"] for point in points)
     assert all(point["latency_kind"] == "measured" for point in points)
     one, two = (min(p["latency_ms"] for p in points if p["layers"] == layers) for layers in (1, 2))
@@ -117,7 +117,10 @@ def test_an_impossible_budget_is_refused_with_the_nearest_point(
         "--max-size", "500kB", "-o", output,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "No shape keeps to the budgets. The nearest is 1 layer, 75% of the ffn pruned" in done.stderr
+    assert (
+        "No shape keeps to the budgets. The nearest is 1 layer, 50% of the width and 75% of the ffn pruned"
+        in done.stderr
+    )
     assert "(--max-size 0.5 MB)" in done.stderr
     assert "Traceback" not in done.stderr
     manifest = json.loads((output / "manifest.json").read_text())

@@ -72,6 +72,29 @@ class FinetunePlan(_Strict):
     reason: str
 
 
+class Narrow(_Strict):
+    """Shares that pruning takes: of the feed-forward units, and of the heads with the width."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ffn: float = Field(0.0, ge=0, lt=1)
+    heads: float = Field(0.0, ge=0, lt=1)
+
+    def __str__(self) -> str:
+        parts = [f"{share:.0%} of the {name}" for share, name in ((self.heads, "width"), (self.ffn, "ffn")) if share]
+        return f"{' and '.join(parts)} pruned" if parts else ""
+
+
+# The first is tried first; a budget may ask for any of them.
+NARROW = (
+    Narrow(ffn=0.5, heads=0.5),
+    Narrow(ffn=0.5, heads=0.34),
+    Narrow(ffn=0.5),
+    Narrow(ffn=0.25),
+    Narrow(ffn=0.75, heads=0.5),
+)
+
+
 class CompressPlan(_Strict):
     """Whether the compression chain runs, and the settings that its search may choose from, the first tried first."""
 
@@ -83,7 +106,7 @@ class CompressPlan(_Strict):
     unlabeled_limit: int = Field(50_000, ge=1)
     coverage: list[float] = Field([0.99, 0.98, 0.95], min_length=1)
     layers: list[int] = []
-    ffn: list[float] = [0.5, 0.25, 0.75]
+    narrow: list[Narrow] = list(NARROW)
     multiple: int = 1
     distill: dict[str, Any] = {}
     prune: dict[str, Any] = {}
@@ -188,7 +211,7 @@ def compress_plan(
             raise InputError(f"--compress: {checkpoint.folder}: {why}.")
         return CompressPlan(when="never", reason=why)
     # Many texts are seen twice, few of them more often: what counts is how many answers a student has learned from.
-    epochs = (2, 1) if unlabeled else (6, 3)
+    epochs = (2, 2) if unlabeled else (6, 4)
     return CompressPlan(
         when="always" if wanted else "if a budget asks",
         reason="--compress" if wanted else f"runs if {' or '.join(asked)} is not met without it",
@@ -198,7 +221,7 @@ def compress_plan(
         layers=layer_ladder(known),
         multiple=multiple,
         distill={"epochs": epochs[0], "learning_rate": 1.5e-4, "bf16": bf16},
-        prune={"epochs": epochs[1], "learning_rate": 1e-4, "bf16": bf16},
+        prune={"epochs": epochs[1], "learning_rate": 1.5e-4, "bf16": bf16},
     )
 
 

@@ -1,12 +1,12 @@
 """How far the compression chain goes: a small search, ordered, measured, with early rejection.
 
-The chain trims the vocabulary, distills into fewer layers and prunes the feed-forward parts, in this order. What each
-shape costs on the target is known before anything is trained, from untrained models of that shape in the engine and
+The chain trims the vocabulary, distills into fewer layers and prunes the feed-forward parts and the width, in this
+order. What each shape costs on the target is known before anything is trained, from untrained models in the engine and
 precision that suit the target best; what the shape answers is known after training only. So:
 
 - shapes that cannot keep to a budget are rejected first, and those that are no faster than a larger one;
 - if a budget is not met, the slowest shapes that keep to it are trained first, until one keeps the score;
-- else the plan's order is followed: half the layers, half the feed-forward units, and milder steps after a failure;
+- else the plan's order is followed: half the layers, half the units, half the width, and milder steps after a failure;
 - a training whose validation score is hopeless after an epoch ends there, and every shape behind it with it.
 
 After each stage the gates look at the exported artifact: score, classes, economy. A stage that does not pass is undone:
@@ -29,7 +29,7 @@ from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.gates import Verdict, economy, memory, score, size, speed
 from toolkit.gates.speed import Latency
-from toolkit.recipe import CompressPlan
+from toolkit.recipe import CompressPlan, Narrow
 from toolkit.runner import Finished
 
 # Gates that say that something is too big or slow, not that it is wrong.
@@ -40,19 +40,21 @@ HOPELESS = 0.06
 MEMORY_EXAMPLES = 32  # answered by an untrained model to see what memory it takes
 
 
+WHOLE = Narrow()
+
+
 @dataclass(frozen=True)
 class Shape:
     """What the chain may make of a checkpoint."""
 
     layers: int
-    ffn: float  # share of the feed-forward units that goes
-    coverage: float  # of the training tokens by the vocabulary
+    narrow: Narrow
+    coverage: float  # of the training tokens by the vocabulary; 1: it is not trimmed
 
     def __str__(self) -> str:
         layers = f"{self.layers} layer" + ("s" if self.layers > 1 else "")
-        units = f", {self.ffn:.0%} of the ffn pruned" if self.ffn else ""
-        tokens = f", vocabulary {self.coverage:.1%}" if self.coverage < 1 else ""
-        return f"{layers}{units}{tokens}"
+        tokens = f"vocabulary {self.coverage:.1%}" if self.coverage < 1 else ""
+        return ", ".join(part for part in (layers, str(self.narrow), tokens) if part)
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Point:
         return {
             "name": str(self.shape),
             "layers": self.shape.layers,
-            "ffn_pruned": self.shape.ffn,
+            "ffn_pruned": self.shape.narrow.ffn,
+            "heads_pruned": self.shape.narrow.heads,
             "coverage": self.shape.coverage,
             "size_bytes": self.size_bytes,
             "latency_ms": self.latency.ms if self.latency else None,
@@ -82,25 +85,25 @@ class Point:
         }
 
 
-def between(whole: Point, pruned: Point, shape: Shape) -> Point:
-    """What a shape costs that lies between a whole one and a pruned one of as many layers."""
-    share = shape.ffn / pruned.shape.ffn
+def along(first: Point, second: Point, shape: Shape) -> Point:
+    """What a shape costs that differs from two others in its layers only: every layer costs the same."""
+    share = (shape.layers - first.shape.layers) / (second.shape.layers - first.shape.layers)
 
-    def of(first: float, second: float) -> float:
-        return first + (second - first) * share
+    def of(a: float, b: float) -> float:
+        return a + (b - a) * share
 
     latency = None
-    if whole.latency is not None and pruned.latency is not None:
+    if first.latency is not None and second.latency is not None:
         low, high = (
             None if a is None or b is None else of(a, b)
-            for a, b in ((whole.latency.low_ms, pruned.latency.low_ms), (whole.latency.high_ms, pruned.latency.high_ms))
+            for a, b in ((first.latency.low_ms, second.latency.low_ms), (first.latency.high_ms, second.latency.high_ms))
         )
-        latency = Latency(of(whole.latency.ms, pruned.latency.ms), whole.latency.kind, low, high)
+        latency = Latency(of(first.latency.ms, second.latency.ms), first.latency.kind, low, high)
     memory = None
-    if whole.peak_rss_bytes is not None and pruned.peak_rss_bytes is not None:
-        memory = round(of(whole.peak_rss_bytes, pruned.peak_rss_bytes))
-    times = [of(a, b) for a, b in zip(whole.times, pruned.times, strict=True)]
-    return Point(shape, round(of(whole.size_bytes, pruned.size_bytes)), latency, memory, times)
+    if first.peak_rss_bytes is not None and second.peak_rss_bytes is not None:
+        memory = round(of(first.peak_rss_bytes, second.peak_rss_bytes))
+    times = [of(a, b) for a, b in zip(first.times, second.times, strict=True)]
+    return Point(shape, round(of(first.size_bytes, second.size_bytes)), latency, memory, times)
 
 
 @dataclass
@@ -258,7 +261,7 @@ class Search:
         if key in self._distilled:
             return self._distilled[key]
         before = self.trim(coverage)
-        shape = Shape(layers, 0.0, coverage)
+        shape = Shape(layers, WHOLE, coverage)
         made = self.chain.distill(
             before.checkpoint,
             self._teaching,
@@ -275,18 +278,19 @@ class Search:
         return self._distilled[key]
 
     def prune(self, before: Link, shape: Shape) -> Link | None:
-        """A distilled checkpoint with fewer feed-forward units; None if it was not good enough."""
+        """A distilled checkpoint made narrower; None if it was not good enough."""
         made = self.chain.prune(
             before.checkpoint,
             self._teaching,
             {
                 **self.plan.prune,
-                "ffn": shape.ffn,
+                "ffn": shape.narrow.ffn,
+                "heads": shape.narrow.heads,
                 "multiple": self.plan.multiple,
                 "give_up_below": self._give_up_below(),
             },
             title=f"prune to {shape}",
-            reason="units that real examples need least go, in whole vectors of the target",
+            reason="what real examples need least goes, in whole vectors of the target",
         )
         self.trained += 1
         return self._after_training(before, made, str(shape), "prune")
@@ -313,17 +317,14 @@ class Search:
     # What shapes cost
 
     def probe(self) -> None:
-        """What every shape costs with the base's vocabulary. Untrained models of the whole layers and of the most
-        pruned ones are measured, or estimated; what lies between them is proportional to the units that are left."""
-        most = max(self.plan.ffn, default=0.0)
-        corners = [
-            Shape(layers, ffn, self.coverage)
-            for layers in [self.depth, *self.plan.layers]
-            for ffn in ((0.0, most) if most else (0.0,))
-        ]
+        """What every shape costs with the base's vocabulary. Untrained models of two depths are measured, or estimated;
+        what deeper and shallower ones cost follows, because all layers of a shape are alike."""
+        counts = [self.depth, *self.plan.layers]
+        depths = sorted({min(counts), self.plan.layers[0] if self.plan.layers[0] > min(counts) else max(counts)})
+        shapes = [Shape(depth, narrow, self.coverage) for narrow in [WHOLE, *self.plan.narrow] for depth in depths]
         with ThreadPoolExecutor(self.workshop.workers) as pool:
             try:
-                built = dict(zip(corners, pool.map(self._untrained, corners), strict=True))
+                built = dict(zip(shapes, pool.map(self._untrained, shapes), strict=True))
             except BaseException:
                 self.workshop.runner.stop()
                 raise
@@ -332,17 +333,16 @@ class Search:
             candidate_steps.measure(
                 self.workshop, {"original": replace(self.basis), **named}, "measure the speed of shapes"
             )
-        points = {
+        seen = {
             shape: Point(shape, c.artifact["size_bytes"], c.latency, c.peak_rss_bytes, c.times)
             for shape, c in built.items()
         }
-        for layers in [self.depth, *self.plan.layers]:
-            whole = points[Shape(layers, 0.0, self.coverage)]
-            for ffn in sorted(self.plan.ffn):
-                shape = Shape(layers, ffn, self.coverage)
-                points.setdefault(shape, between(whole, points[Shape(layers, most, self.coverage)], shape))
-        # The whole shape is the base itself.
-        self.points = [point for shape, point in points.items() if shape.ffn or shape.layers < self.depth]
+        for count in counts:
+            for narrow in [WHOLE, *self.plan.narrow]:
+                shape = Shape(count, narrow, self.coverage)
+                if count < self.depth or narrow != WHOLE:  # the whole shape is the base itself
+                    low, high = (seen[Shape(depth, narrow, self.coverage)] for depth in depths)
+                    self.points.append(seen[shape] if shape in seen else along(low, high, shape))
         self._add_coverages(self.base())
 
     def _untrained(self, shape: Shape) -> Candidate:
@@ -350,8 +350,8 @@ class Search:
         made = self.chain.prune(
             self.base().checkpoint, [],
             {
-                "epochs": 0, "layers": shape.layers, "ffn": shape.ffn, "multiple": self.plan.multiple,
-                "importance": "magnitude",
+                "epochs": 0, "layers": shape.layers, "ffn": shape.narrow.ffn, "heads": shape.narrow.heads,
+                "multiple": self.plan.multiple, "importance": "magnitude",
             },
             title=f"cut to {shape}, untrained", reason="what a shape costs is known before it is trained",
         )  # fmt: skip
@@ -379,18 +379,22 @@ class Search:
         """The same shapes with smaller vocabularies, whose size follows from the tokens: latency does not change."""
         if self.workshop.recipe.budgets.max_size_mb is None:
             return
-        tokens, width = base.checkpoint.vocabulary, base.checkpoint.width
         per_weight = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[self.basis.plan.precision]
+        whole = [point for point in self.points if point.shape.coverage == self.coverage]
         for coverage in self.plan.coverage:
             if coverage >= self.coverage:
                 continue
-            kept = checkpoints.inspect(self._trim_stage(coverage).output).vocabulary
-            saved = (tokens - kept) * width * per_weight
-            self.points += [
-                replace(point, shape=replace(point.shape, coverage=coverage), size_bytes=point.size_bytes - saved)
-                for point in self.points
-                if point.shape.coverage == self.coverage
-            ]
+            tokens = base.checkpoint.vocabulary - checkpoints.inspect(self._trim_stage(coverage).output).vocabulary
+            for point in whole:
+                saved = tokens * self._width(base.checkpoint, point.shape) * per_weight
+                shape = replace(point.shape, coverage=coverage)
+                self.points.append(replace(point, shape=shape, size_bytes=point.size_bytes - saved))
+
+    @staticmethod
+    def _width(checkpoint: Checkpoint, shape: Shape) -> int:
+        """The size of a token's vector in a shape: heads go as a whole."""
+        heads = max(1, checkpoint.heads)
+        return checkpoint.width // heads * max(1, round(heads * (1 - shape.narrow.heads)))
 
     # The order
 
@@ -427,18 +431,19 @@ class Search:
         if self.by_budget:
             return sorted(left, key=lambda p: (-(p.latency.ms if p.latency else 0), -p.size_bytes))
         layers = [count for count in self.plan.layers if count >= self.plan.layers[0]]
-        shares = [share for share in self.plan.ffn if share <= self.plan.ffn[0]]
-        plans = [(count, share) for count in [*layers, self.depth] for share in [*shares, 0.0]]
+        first = self.plan.narrow[0] if self.plan.narrow else WHOLE
+        milder = [each for each in self.plan.narrow if each.ffn <= first.ffn and each.heads <= first.heads]
+        plans = [(count, narrow) for count in [*layers, self.depth] for narrow in [*milder, WHOLE]]
         for point in left:
-            if (point.shape.layers, point.shape.ffn) not in plans:
+            if (point.shape.layers, point.shape.narrow) not in plans:
                 point.outcome = "not tried: no budget asks for so small a model"
         left = [point for point in left if not point.outcome]
-        return sorted(left, key=lambda p: plans.index((p.shape.layers, p.shape.ffn)))
+        return sorted(left, key=lambda p: plans.index((p.shape.layers, p.shape.narrow)))
 
     def _does_not_pay(self, point: Point) -> str | None:
         """Why pruning to this point is not worth a training: it is no better than the point without pruning."""
-        whole = next((p for p in self.points if p.shape == replace(point.shape, ffn=0.0)), None)
-        if not point.shape.ffn or whole is None:
+        whole = next((p for p in self.points if p.shape == replace(point.shape, narrow=WHOLE)), None)
+        if point.shape.narrow == WHOLE or whole is None:
             return None
         against = compare(point.times, whole.times, self.workshop.recipe.seed) if point.times else None
         verdict = economy.check(whole.size_bytes, point.size_bytes, whole.latency, point.latency, against)
@@ -501,7 +506,7 @@ class Search:
             point.outcome = f"not tried: the plan allows {self.plan.trials} trainings"
             return None
         link = self.trim(shape.coverage) if shape.layers == self.depth else self.distill(shape.layers, shape.coverage)
-        if shape.ffn and link is not None:
+        if shape.narrow != WHOLE and link is not None:
             if not link.passed:
                 point.outcome = f"rejected: its layers alone fail ({self._refusal(link.name)})"
                 return None
@@ -516,7 +521,7 @@ class Search:
     def _trainings(self, shape: Shape) -> int:
         """How many trainings a shape still takes."""
         distilled = shape.layers == self.depth or (shape.layers, shape.coverage) in self._distilled
-        return int(not distilled) + int(bool(shape.ffn))
+        return int(not distilled) + int(shape.narrow != WHOLE)
 
     def _refusal(self, name: str) -> str:
         step = next(step for step in reversed(self.steps) if step["name"] == name)
