@@ -128,6 +128,13 @@ def _check_weights(folder: Path) -> None:
         )
 
 
+def _text_file(unlabeled: str | None, column: str | None) -> tuple[dict[str, Any] | None, str | None]:
+    """Texts without labels as `teach` takes them, and the file's hash; None and None if there are none."""
+    if unlabeled is None:
+        return None, None
+    return {"unlabeled": unlabeled, "unlabeled_column": column}, sha256_file(Path(unlabeled))
+
+
 def _shape(checkpoint: Checkpoint) -> dict[str, int]:
     return architecture.shape(SimpleNamespace(**checkpoint.config))
 
@@ -210,8 +217,7 @@ def distill(
     given = {**(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
     if hidden or attention:
         given["layer_map"] = layer_map
-    text_file = {"unlabeled": unlabeled, "unlabeled_column": unlabeled_column} if unlabeled else None
-    texts_sha256 = sha256_file(Path(unlabeled)) if unlabeled else None
+    text_file, texts_sha256 = _text_file(unlabeled, unlabeled_column)
     with around(chain.runner), chain.runner.warmed():
         teaching = [
             chain.teach(
@@ -236,19 +242,29 @@ def prune(
     *,
     parameters: Mapping[str, Any],
     learn_from_itself: bool = True,
+    unlabeled: str | None = None,
+    unlabeled_column: str | None = None,
     reporter: Reporter | None = None,
     around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, Any]:
     """Take parts out of a trained checkpoint and let it recover; `parameters` are the stage's.
 
-    It recovers on its own answers from before, or on the labels. Writes a Hugging Face folder. Raises InputError.
+    It recovers on its own answers from before, to the texts of `unlabeled` too, or on the labels. Writes a Hugging Face
+    folder. Raises InputError.
     """
+    if unlabeled and not learn_from_itself:
+        raise InputError(f"{unlabeled} has no labels to recover on; leave out --unlabeled or --from-labels.")
+    if unlabeled:
+        tables.check_texts(Path(unlabeled), unlabeled_column)
     made = _plan(output, options)
     stage = importlib.import_module("toolkit.stages.prune")
     stage.check(stage.Parameters.model_validate(parameters), made.checkpoint)
     chain = _chain(made, reporter)
     with around(chain.runner), chain.runner.warmed():
-        teaching = [chain.teach(made.checkpoint)] if learn_from_itself and parameters.get("epochs", 1) else []
+        teaching = []
+        if learn_from_itself and parameters.get("epochs", 1):
+            text_file, texts_sha256 = _text_file(unlabeled, unlabeled_column)
+            teaching = [chain.teach(made.checkpoint, unlabeled=text_file, unlabeled_sha256=texts_sha256)]
         finished = chain.prune(made.checkpoint, teaching, parameters, title="prune", reason="asked for")
     return _publish(finished, Path(output), bool(options.get("overwrite")))
 

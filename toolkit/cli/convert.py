@@ -41,10 +41,7 @@ if TYPE_CHECKING:
     default=None,
     help="Whether to distill and prune.  [default: if a budget is not met without]",
 )
-@click.option(
-    "--unlabeled", metavar="FILE", help="Texts without labels for the distillation: .txt, a line each, or a table."
-)
-@click.option("--unlabeled-column", metavar="NAME", help="Column of the unlabeled texts, if not found by name.")
+@options.unlabeled_options
 @click.option("--finetune/--no-finetune", default=None, help="Whether to train.  [default: if the model is untrained]")
 @options.training_options
 @click.option("--recipe", metavar="FILE", help="Rerun a bundle's recipe.yaml instead of naming model, data and target.")

@@ -21,8 +21,7 @@ _LEARNING = ("teachers", "student", "layers", "width", "hidden", "attention", "u
     "--student", metavar="PATH", help="A checkpoint that is the student, instead; or a config.json: random weights."
 )
 @click.option("--teacher", "teachers", multiple=True, metavar="FOLDER", help="A further teacher; may be given again.")
-@click.option("--unlabeled", metavar="FILE", help="Texts without labels, too: .txt, a line each, or a table.")
-@click.option("--unlabeled-column", metavar="NAME", help="Column of its text, if not found by name.")
+@options.unlabeled_options
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True)
 @click.option("--label-weight", "labels_weight", type=click.FloatRange(min=0), default=0.0, show_default=True)
 @click.option("--hidden-weight", "hidden", type=click.FloatRange(min=0), default=0.0, show_default=True)

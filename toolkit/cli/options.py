@@ -124,6 +124,20 @@ def training(*, epochs: int, learning_rate: float, least_epochs: int = 1, help: 
 training_options = training(epochs=3, learning_rate=1e-4)  # of fine-tuning
 
 
+def unlabeled_options(function: F) -> F:
+    """Texts without labels, for the stages that learn from a teacher's answers."""
+    for option in reversed(
+        [
+            click.option(
+                "--unlabeled", metavar="FILE", help="Texts without labels, too: .txt, a line each, or a table."
+            ),
+            click.option("--unlabeled-column", metavar="NAME", help="Column of its text, if not found by name."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 def run_options(function: F) -> F:
     """What every verb that runs stages takes."""
     for option in reversed(

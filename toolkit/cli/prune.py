@@ -36,9 +36,17 @@ SHARE = click.FloatRange(min=0, max=1, max_open=True)
     help="How it is decided what goes.",
 )  # fmt: skip
 @click.option("--from-labels", is_flag=True, help="Recover on the labels instead of the model's own answers.")
+@options.unlabeled_options
 @options.training(epochs=2, learning_rate=5e-5, least_epochs=0, help="Of recovery.")
 @options.run_options
-def command(output_folder: str, as_json: bool, from_labels: bool, **given: Any) -> None:
+def command(
+    output_folder: str,
+    as_json: bool,
+    from_labels: bool,
+    unlabeled: str | None,
+    unlabeled_column: str | None,
+    **given: Any,
+) -> None:
     """Take parts out of MODEL, a trained classifier, let it recover, and write a Hugging Face folder.
 
     \b
@@ -53,7 +61,7 @@ def command(output_folder: str, as_json: bool, from_labels: bool, **given: Any) 
     with output.reporting(as_json) as reporter:
         result = steps.prune(
             output_folder, given, learn_from_itself=not from_labels, parameters=parameters, reporter=reporter,
-            around=interruptible,
+            unlabeled=unlabeled, unlabeled_column=unlabeled_column, around=interruptible,
         )  # fmt: skip
     if as_json:
         output.print_json(result)
