@@ -3,7 +3,7 @@
     python benchmarks/slower_int8.py [--runs 5]
 
 A BERT of eight layers that are 8 wide, with random weights from a seed: its matrices are so small that quantizing the
-activations takes longer than int8 arithmetic saves. It is converted for this CPU with ONNX Runtime alone, several times.
+activations takes longer than int8 arithmetic saves. It is converted several times for this CPU, with ONNX Runtime only.
 """
 
 from __future__ import annotations
