@@ -31,6 +31,15 @@ def test_ratios_are_equal_distances() -> None:
     assert ten[0] - one[0] == pytest.approx(hundred[0] - ten[0], abs=0.2)
 
 
+@pytest.mark.parametrize("range_of_x", [(1.2, 2.9), (0.5, 90), (3, 3)])
+def test_the_logarithmic_axis_has_at_least_three_numbers(range_of_x: tuple[float, float]) -> None:
+    svg = scatter([Dot("", x, 0.5) for x in range_of_x], "x", "y")
+    labels = [
+        each.text for each in ElementTree.fromstring(svg).iter(f"{SVG}text") if each.get("text-anchor") == "middle"
+    ]
+    assert len(labels) >= 3
+
+
 def test_a_single_dot_is_drawn() -> None:
     assert len(circles(scatter([Dot("only", 3, 0.5)], "x", "y"))) == 1
 

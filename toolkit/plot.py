@@ -102,9 +102,10 @@ def scatter(dots: Sequence[Dot], x_title: str, y_title: str, floor: float | None
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between two numbers."""
+    """1, 2 and 5 times the powers of ten between two numbers; round numbers where those would be too few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [k * 10.0**power for power in powers for k in (1, 2, 5) if low <= k * 10.0**power <= high]
+    found = [k * 10.0**power for power in powers for k in (1, 2, 5) if low <= k * 10.0**power <= high]
+    return found if len(found) > 2 else _steps(low, high)
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]], *, legend: str, marked: Sequence[str] = ()) -> str:
