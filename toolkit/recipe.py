@@ -87,7 +87,7 @@ class Narrow(_Strict):
 
 # The first is tried first; a budget may ask for any of them.
 NARROW = (
-    Narrow(ffn=0.5, heads=0.5),
+    Narrow(ffn=0.67, heads=0.34),
     Narrow(ffn=0.5, heads=0.34),
     Narrow(ffn=0.5),
     Narrow(ffn=0.25),
