@@ -151,20 +151,24 @@ def test_memory_budget_takes_a_measurement() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "size_after", "passed"),
+    ("verdict", "interval", "size_after", "passed"),
     [
-        ("faster", 10_000_000, True),
-        ("faster", 11_000_000, True),  # larger, and that is what it costs
-        ("undecided", 9_800_000, True),
-        ("undecided", 9_900_000, False),  # 1 % is not worth a stage
-        ("slower", 5_000_000, False),
+        ("faster", (0.8, 0.9), 10_000_000, True),
+        ("faster", (0.8, 0.9), 11_000_000, True),  # larger, and that is what it costs
+        ("undecided", (0.9, 1.1), 9_800_000, True),
+        ("undecided", (0.9, 1.1), 9_900_000, False),  # 1 % is not worth a stage
+        ("slower", (1.01, 1.2), 5_000_000, True),  # it may be by 1 % only
+        ("slower", (1.01, 1.2), 9_900_000, False),
+        ("slower", (1.06, 1.2), 5_000_000, False),
     ],
 )
-def test_a_stage_pays_if_it_is_faster_or_smaller_and_not_slower(verdict: str, size_after: int, passed: bool) -> None:
-    against = Comparison(0.9, 0.8, 1.0, verdict)  # type: ignore[arg-type]
+def test_a_stage_pays_if_it_is_faster_or_smaller_and_not_much_slower(
+    verdict: str, interval: tuple[float, float], size_after: int, passed: bool
+) -> None:
+    against = Comparison(0.9, *interval, verdict)  # type: ignore[arg-type]
     answer = economy.check(10_000_000, size_after, MEASURED, Latency(1.8, "measured"), against)
     assert answer.passed == passed
-    assert "2.00 ms → 1.80 ms: 0.90x the time (0.80-1.00)" in answer.reason
+    assert f"2.00 ms → 1.80 ms: 0.90x the time ({interval[0]:.2f}-{interval[1]:.2f})" in answer.reason
 
 
 def test_a_stage_that_is_estimated_is_judged_by_value() -> None:

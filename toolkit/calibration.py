@@ -220,9 +220,10 @@ def collect(source: Source, folder: Path, task: Any, data: Path | None, seed: in
 
 def _read(path: Path, source: Source, names: Sequence[str]) -> tuple[list[str], list[int] | None]:
     """The texts of a file, and their labels as class indices if it has any that the task knows."""
-    tables.check_texts(path)
     if path.suffix.lower() == ".txt":
+        tables.check_texts(path)
         return [text for text in tables.stream_texts(path) if text], None
+    tables.check_readable(path)
     rows = tables.read_rows(path)
     text_column = tables.find_column(path, rows, source.text_column, tables.TEXT_COLUMNS, "text")
     lowered = {column.lower(): column for column in rows[0]}
