@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 import yaml
 
 import toolkit
-from tests.conftest import TRAINING, TRAINING_OPTIONS, run_toolkit
+from tests.conftest import TRAINING, run_toolkit
+from toolkit import conversion
+from toolkit.conversion import Options
 from toolkit.devices import local
 from toolkit.errors import RefusedError
+from toolkit.recipe import Narrow
 
 # Two layers and 1,152 sentences know too little for a student to keep 99 % of it; what is tried is the way through.
 MIN_SCORE = "60%"
@@ -30,12 +34,37 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compressed(encoder: Path, reviews: Path, board: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def recipe_with(
+    encoder: Path, reviews: Path, board: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Writes a recipe with a short search: one narrower shape, and few epochs."""
+
+    def write(**options: Any) -> Path:
+        folder = tmp_path_factory.mktemp("recipes")
+        plan = conversion.plan(
+            Options(
+                model=str(encoder), target=str(board), data=str(reviews), output=str(folder / "unused"),
+                min_score=MIN_SCORE, **TRAINING, **options,
+            )
+        )  # fmt: skip
+        short = {
+            "narrow": [Narrow(ffn=0.5, heads=0.34)],
+            "distill": {**plan.recipe.compress.distill, "epochs": 3, "learning_rate": 3e-4},
+            "prune": {**plan.recipe.compress.prune, "epochs": 2, "learning_rate": 3e-4},
+        }
+        recipe = plan.recipe.model_copy(update={"compress": plan.recipe.compress.model_copy(update=short)})
+        path = folder / "recipe.yaml"
+        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def compressed(recipe_with: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The chain asked for, with a score budget that a model of two layers can keep."""
-    return toolkit.convert(
-        encoder, target=str(board), data=str(reviews), compress=True, min_score=MIN_SCORE,
-        output=str(tmp_path_factory.mktemp("bundles") / "compressed"), **TRAINING,
-    )  # fmt: skip
+    output = tmp_path_factory.mktemp("bundles") / "compressed"
+    return conversion.run(conversion.plan(Options(recipe=str(recipe_with(compress=True)), output=str(output))))
 
 
 def receipts_of(bundle: Path) -> list[dict[str, Any]]:
@@ -68,7 +97,7 @@ def test_every_stage_has_a_receipt_with_its_gates(compressed: Any) -> None:
 
 def test_every_shape_that_was_looked_at_has_a_reason(compressed: Any) -> None:
     points = compressed.summary["compression"]["points"]
-    assert len(points) == 11  # one or two layers, whole or narrower in five ways, but for the whole two
+    assert len(points) == 3  # one or two layers, whole or narrower, but for the whole two
     assert all(point["outcome"] for point in points)
     assert all(point["latency_kind"] == "measured" for point in points)
     one, two = (min(p["latency_ms"] for p in points if p["layers"] == layers) for layers in (1, 2))
@@ -94,12 +123,9 @@ def test_behaviour_is_that_of_the_artifact_beside_the_original(compressed: Any) 
     assert len(behaviour["worst"]) == 20
 
 
-def test_a_size_budget_starts_the_chain_by_itself(encoder: Path, reviews: Path, board: Path, tmp_path: Path) -> None:
+def test_a_size_budget_starts_the_chain_by_itself(recipe_with: Callable[..., Path], tmp_path: Path) -> None:
     output = tmp_path / "größe mit Leerzeichen"
-    done = run_toolkit(
-        "convert", encoder, "--data", reviews, "--target", board, *TRAINING_OPTIONS, "--min-score", MIN_SCORE,
-        "--max-size", "9MB", "-o", output,
-    )  # fmt: skip
+    done = run_toolkit("convert", "--recipe", recipe_with(max_size_mb=9.0), "-o", output)
     assert done.returncode == 0, done.stderr
     assert "Compression, judged as onnxruntime int8" in done.stdout
     manifest = json.loads((output / "manifest.json").read_text())
@@ -108,23 +134,21 @@ def test_a_size_budget_starts_the_chain_by_itself(encoder: Path, reviews: Path, 
 
 
 def test_an_impossible_budget_is_refused_with_the_nearest_point(
-    encoder: Path, reviews: Path, board: Path, tmp_path: Path
+    recipe_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "small"
-    done = run_toolkit(
-        "convert", encoder, "--data", reviews, "--target", board, *TRAINING_OPTIONS, "--min-score", MIN_SCORE,
-        "--max-size", "500kB", "-o", output,
-    )  # fmt: skip
+    done = run_toolkit("convert", "--recipe", recipe_with(max_size_mb=0.5), "-o", output)
     assert done.returncode == 1, done.stderr
+    message = " ".join(done.stderr.split())
     assert (
-        "No shape keeps to the budgets. The nearest is 1 layer, 50% of the width and 75% of the ffn pruned"
-        in done.stderr
+        "No shape keeps to the budgets. The nearest is 1 layer, 34% of the width and 50% of the ffn pruned" in message
     )
-    assert "(--max-size 0.5 MB)" in done.stderr
+    assert "(--max-size 0.5 MB)" in message
     assert "Traceback" not in done.stderr
     manifest = json.loads((output / "manifest.json").read_text())
     assert not manifest["accepted"]
     assert manifest["refusals"]
+    assert not any(receipt["stage"] == "distill" for receipt in receipts_of(output))
 
 
 def test_without_the_chain_a_budget_refuses_at_once(encoder: Path, reviews: Path, board: Path, tmp_path: Path) -> None:
