@@ -134,7 +134,7 @@ def spied(self):
     text = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
     score = validate(self)
     with (Path(__file__).parent / f"rank-{os.environ['RANK']}.txt").open("a") as stream:
-        print(text, score, len(self.validation.labels), file=stream)
+        print(text, score[0], len(self.validation.labels), file=stream)
     return score
 
 training.Trainer.validate = spied

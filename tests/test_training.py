@@ -136,9 +136,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[str]:
     seen: list[str] = []
     remaining = iter(scores)
 
-    def validate(self: Any) -> float:
+    def validate(self: Any) -> tuple[float, None]:
         seen.append(digest(self.model))
-        return next(remaining)
+        return next(remaining), None
 
     monkeypatch.setattr(training.Trainer, "validate", validate)
     return seen
@@ -150,6 +150,24 @@ def test_training_stops_early_and_keeps_the_best_epoch(train: Train, monkeypatch
     assert report["epochs_run"] == 4
     assert report["best_epoch"] == 2
     assert saved(output) == seen[1] != seen[3]
+
+
+def test_with_teachers_the_epoch_that_diverges_least_is_the_best() -> None:
+    progress = training.Progress()
+    found = [progress.add(10, 0.1, score, divergence) for score, divergence in ((0.8, 0.3), (0.7, 0.2), (0.9, 0.25))]
+    assert found == [True, True, False]
+    assert progress.best is not None
+    assert (progress.best["epoch"], progress.best["validation_score"]) == (2, 0.7)
+
+
+def test_a_hopeless_training_ends() -> None:
+    progress, given = training.Progress(), training.Hyperparameters(epochs=5, give_up_below=0.75)
+    assert progress.goes_on(given)
+    progress.add(10, 0.1, 0.74, None)
+    assert progress.gave_up(given)
+    assert not progress.goes_on(given)
+    progress.add(10, 0.1, 0.76, None)
+    assert progress.goes_on(given)
 
 
 def interrupt_at(start: str) -> Callable[[int, int, str], None]:
