@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,8 @@ from toolkit.compression import Chain
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CompressPlan, Narrow, layer_ladder
 from toolkit.runner import Finished
-from toolkit.search import Link, Point, Search, Shape, find_basis
+from toolkit.search import Link, Search, find_basis
+from toolkit.shapes import Point, Shape, along
 
 ORIGINAL_SCORE = 0.90
 DEPTH = 6
@@ -246,3 +247,15 @@ def test_the_basis_is_the_fastest_that_only_budgets_refuse() -> None:
     bigger = a_candidate("onnxruntime int8", ms=3.0, megabytes=30, workshop=workshop)
     assert find_basis(workshop, [wrong, big, bigger]) is big
     assert find_basis(workshop, [wrong]) is None
+
+
+def test_what_a_shape_costs_follows_from_two_other_depths() -> None:
+    one = Point(Shape(1, HALF, 0.99), 3_000_000, Latency(1.0, "measured"), 90_000_000, [0.9e-3, 1.1e-3])
+    three = Point(Shape(3, HALF, 0.99), 5_000_000, Latency(2.0, "measured"), 100_000_000, [1.8e-3, 2.2e-3])
+    two, six = (along(one, three, Shape(layers, HALF, 0.99)) for layers in (2, 6))
+    assert (two.size_bytes, two.peak_rss_bytes, two.latency) == (4_000_000, 95_000_000, Latency(1.5, "measured"))
+    assert six.size_bytes == 8_000_000
+    assert six.latency == Latency(3.5, "measured")
+    assert two.times == pytest.approx([1.35e-3, 1.65e-3])
+    low = along(replace(one, latency=None, peak_rss_bytes=None), three, Shape(2, HALF, 0.99))
+    assert low.latency is low.peak_rss_bytes is None

@@ -30,8 +30,9 @@ from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.gates import Verdict, economy, memory, score, size, speed
 from toolkit.gates.speed import Latency
-from toolkit.recipe import CompressPlan, Narrow
+from toolkit.recipe import CompressPlan
 from toolkit.runner import Finished
+from toolkit.shapes import WHOLE, Point, Shape, along
 
 # Gates that say that something is too big or slow, not that it is wrong.
 BUDGET_GATES = frozenset({size.NAME, memory.NAME, speed.BUDGET_NAME})
@@ -39,72 +40,6 @@ BUDGET_GATES = frozenset({size.NAME, memory.NAME, speed.BUDGET_NAME})
 # small: its score is a few points from the truth, and later epochs add a few.
 HOPELESS = 0.06
 MEMORY_EXAMPLES = 32  # answered by an untrained model to see what memory it takes
-
-
-WHOLE = Narrow()
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the chain may make of a checkpoint."""
-
-    layers: int
-    narrow: Narrow
-    coverage: float  # of the training tokens by the vocabulary; 1: it is not trimmed
-
-    def __str__(self) -> str:
-        layers = f"{self.layers} layer" + ("s" if self.layers > 1 else "")
-        tokens = f"vocabulary {self.coverage:.1%}" if self.coverage < 1 else ""
-        return ", ".join(part for part in (layers, str(self.narrow), tokens) if part)
-
-
-@dataclass
-class Point:
-    """A shape that was looked at: what it costs, what it answers if it was trained, and what became of it."""
-
-    shape: Shape
-    size_bytes: int
-    latency: Latency | None
-    peak_rss_bytes: int | None = None
-    times: list[float] = field(default_factory=list)
-    score: float | None = None
-    outcome: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": str(self.shape),
-            "layers": self.shape.layers,
-            "ffn_pruned": self.shape.narrow.ffn,
-            "heads_pruned": self.shape.narrow.heads,
-            "coverage": self.shape.coverage,
-            "size_bytes": self.size_bytes,
-            "latency_ms": self.latency.ms if self.latency else None,
-            "latency_kind": self.latency.kind if self.latency else None,
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "score": self.score,
-            "outcome": self.outcome,
-        }
-
-
-def along(first: Point, second: Point, shape: Shape) -> Point:
-    """What a shape costs that differs from two others in its layers only: every layer costs the same."""
-    share = (shape.layers - first.shape.layers) / (second.shape.layers - first.shape.layers)
-
-    def of(a: float, b: float) -> float:
-        return a + (b - a) * share
-
-    latency = None
-    if first.latency is not None and second.latency is not None:
-        low, high = (
-            None if a is None or b is None else of(a, b)
-            for a, b in ((first.latency.low_ms, second.latency.low_ms), (first.latency.high_ms, second.latency.high_ms))
-        )
-        latency = Latency(of(first.latency.ms, second.latency.ms), first.latency.kind, low, high)
-    memory = None
-    if first.peak_rss_bytes is not None and second.peak_rss_bytes is not None:
-        memory = round(of(first.peak_rss_bytes, second.peak_rss_bytes))
-    times = [of(a, b) for a, b in zip(first.times, second.times, strict=True)]
-    return Point(shape, round(of(first.size_bytes, second.size_bytes)), latency, memory, times)
 
 
 @dataclass
