@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 _ROW, _LABEL, _BAR, _NOTE, _HEAD = 20, 330, 300, 150, 46  # of bars, in pixels
 _WIDTH, _HEIGHT = 760, 420  # of a scatter plot
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 24, 48
+_LETTER = 6.4  # about the width of one
 _STYLE = """
     text { font: 12px system-ui, sans-serif; fill: #222 }
     .title { font-weight: bold; font-size: 14px }
@@ -93,12 +94,34 @@ def scatter(dots: Sequence[Dot], x_title: str, y_title: str, floor: float | None
     line = " L".join(f"{x_of(dot.x)} {y_of(dot.y)}" for dot in dots if dot.main)
     if line:
         parts.append(f'<path class="line" d="M{line}"/>')
+    placed = [(x_of(dot.x) - 6, y_of(dot.y) - 6, x_of(dot.x) + 6, y_of(dot.y) + 6) for dot in dots]
     for dot in dots:
         x, y = x_of(dot.x), y_of(dot.y)
-        side, shift = ("end", -8) if x > (_LEFT + right) / 2 else ("start", 8)
+        left, base = _free_place(len(dot.name) * _LETTER, x, y, placed)
         parts.append(f'<circle class="{"main" if dot.main else "other"}" cx="{x}" cy="{y}" r="4.5"/>')
-        parts.append(f'<text x="{x + shift}" y="{y - 7}" text-anchor="{side}">{escape(dot.name)}</text>')
+        parts.append(f'<text x="{left:.1f}" y="{base:.1f}">{escape(dot.name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _free_place(
+    width: float, x: float, y: float, placed: list[tuple[float, float, float, float]]
+) -> tuple[float, float]:
+    """Where a dot's name begins, and its base line: near the dot, on no other name or dot. Adds it to `placed`."""
+    right = x < (_LEFT + _WIDTH - _RIGHT) / 2
+    choices = [
+        (x + 8 if side else x - 8 - width, y + step)
+        for step in (-7, 16, -21, 30, -35, 44, -49, 58, -63, 72, -77, 86)
+        for side in (right, not right)
+    ]
+    for left, base in choices:
+        box = (left, base - 11, left + width, base + 3)
+        inside = left > _LEFT and left + width < _WIDTH and _TOP < base < _HEIGHT - _BOTTOM
+        if inside and not any(
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in placed
+        ):
+            placed.append(box)
+            return left, base
+    return choices[0]
 
 
 def _ticks(low: float, high: float) -> list[float]:
