@@ -109,6 +109,14 @@ def test_of_refused_ones_that_are_equally_good_the_fastest_is_kept() -> None:
     assert decide(workshop, [slow, fast]) == ("onnxruntime fp32", False)
 
 
+def test_of_those_over_budget_the_quantized_one_is_kept_though_a_float_one_passes_parity_besides() -> None:
+    workshop = a_workshop(["litert"], max_size_mb=1.0)
+    big = a_candidate("litert fp32", ms=3.0, megabytes=40, accuracy=0.91, workshop=workshop)
+    big.verdicts.append(Verdict("parity", True, "the same"))
+    small = a_candidate("litert int8", ms=1.0, megabytes=11, noise=1, workshop=workshop)
+    assert decide(workshop, [big, small]) == ("litert int8", False)
+
+
 def test_a_candidate_that_could_not_be_built_is_never_chosen() -> None:
     workshop = a_workshop(["litert", "onnxruntime"])
     broken = a_candidate("litert fp32", workshop=workshop)

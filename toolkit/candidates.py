@@ -425,7 +425,11 @@ def choose(workshop: Workshop, candidates: list[Candidate]) -> tuple[Candidate, 
     built = [c for c in candidates if c.built is not None and c.answers is not None]
     if not built:
         raise ToolkitError("No candidate could be built. " + " | ".join(f"{c.name}: {c.refused}" for c in candidates))
-    best = max(ranked(workshop, built), key=lambda c: sum(v.passed for v in c.verdicts) + c.metrics["score"])
+    # The fewest refusals, then the better score if that is what refused them, then the fastest.
+    best = max(
+        ranked(workshop, built),
+        key=lambda c: (-len(c.refused_by), c.metrics["score"] if score.NAME in c.refused_by else 1.0),
+    )
     complete(workshop, best)
     explain(workshop, candidates, None)
     return best, False
