@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_inputs import tiny_checkpoint
 from toolkit import checkpoint as checkpoints
 from toolkit import cli, conversion, recipe, target
 from toolkit.errors import InputError
@@ -118,3 +119,32 @@ def test_a_damaged_recipe_names_the_file_and_the_key(
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Cannot read recipe"):
         recipe.load(tmp_path / "none.yaml")
+
+
+# Texts without labels
+
+
+def test_unlabeled_texts_are_known_by_their_content(data: Path, tmp_path: Path) -> None:
+    deep = tiny_checkpoint(tmp_path / "deep", num_hidden_layers=4)
+    texts = tmp_path / "more.csv"
+    texts.write_text("id,remark\n1,a film\n", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot tell which column"):
+        plan(deep, data, compress=True, unlabeled=str(texts))
+    made = plan(deep, data, compress=True, unlabeled=str(texts), unlabeled_column="remark").recipe
+    path = tmp_path / "recipe.yaml"
+    path.write_text(made.to_yaml(), encoding="utf-8")
+    again = conversion.Options(recipe=str(path), output=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert conversion.plan(again).recipe == made
+    texts.write_text("id,remark\n1,another film\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"more\.csv are not what the recipe was made for"):
+        conversion.plan(again)
+    texts.unlink()
+    with pytest.raises(InputError, match=r"more\.csv"):
+        conversion.plan(again)
+
+
+def test_unlabeled_texts_that_nothing_would_read_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "more.txt"
+    texts.write_text("a film\n", encoding="utf-8")
+    with pytest.raises(InputError, match="nothing learns from it here"):
+        plan(model, data, unlabeled=str(texts))

@@ -218,12 +218,19 @@ def collect(source: Source, folder: Path, task: Any, data: Path | None, seed: in
     return list(given.texts), check(given, real, [example.text for example in held_out], names, vocabulary)
 
 
-def _read(path: Path, source: Source, names: Sequence[str]) -> tuple[list[str], list[int] | None]:
-    """The texts of a file, and their labels as class indices if it has any that the task knows."""
+def check_file(path: Path) -> None:
+    """Refuse what can be seen beforehand to be no file of calibration texts. Raises InputError."""
     if path.suffix.lower() == ".txt":
         tables.check_texts(path)
+    else:
+        tables.check_readable(path)
+
+
+def _read(path: Path, source: Source, names: Sequence[str]) -> tuple[list[str], list[int] | None]:
+    """The texts of a file, and their labels as class indices if it has any that the task knows."""
+    check_file(path)
+    if path.suffix.lower() == ".txt":
         return [text for text in tables.stream_texts(path) if text], None
-    tables.check_readable(path)
     rows = tables.read_rows(path)
     text_column = tables.find_column(path, rows, source.text_column, tables.TEXT_COLUMNS, "text")
     lowered = {column.lower(): column for column in rows[0]}

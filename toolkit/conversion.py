@@ -118,7 +118,7 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
     tables.check_readable(Path(options.data))
     if options.unlabeled:
-        tables.check_texts(Path(options.unlabeled))
+        tables.check_texts(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
     tasks.get(options.task or DEFAULT_TASK)
     score.parse(options.min_score)
@@ -141,6 +141,11 @@ def _check_same(given: Recipe, checkpoint: Checkpoint, path: Path) -> None:
         raise InputError(f"{path}: the model {given.model} is not the one that the recipe was made for.")
     if sha256_file(Path(given.prepare["data"])) != given.data_sha256:
         raise InputError(f"{path}: the data {given.prepare['data']} is not what the recipe was made for.")
+    unlabeled = given.compress.unlabeled
+    if unlabeled is not None:
+        tables.check_texts(Path(unlabeled), given.compress.unlabeled_column)
+        if sha256_file(Path(unlabeled)) != given.compress.unlabeled_sha256:
+            raise InputError(f"{path}: the texts {unlabeled} are not what the recipe was made for.")
 
 
 def bf16_pays() -> bool:
@@ -175,7 +180,10 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
         unlabeled_column=options.unlabeled_column,
     )
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
+    if options.unlabeled and compress.when == "never":
+        raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
     chosen, skipped = recipe.candidates(target)
+    needs_calibration = any(plan.method == "static-int8" for plan in chosen)
     return Recipe(
         toolkit_version=toolkit.__version__,
         model=options.model,
@@ -193,7 +201,7 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
             "label_names": list(options.labels) if options.labels and not trained_labels else None,
             "drop_missing": options.drop_missing,
             "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
-            "calibration": CALIBRATION_EXAMPLES if any(plan.method == "static-int8" for plan in chosen) else 0,
+            "calibration": CALIBRATION_EXAMPLES if trained_labels and needs_calibration else 0,
             "least_to_split": LEAST_TO_COMPRESS if compress.when == "if a budget asks" and trained_labels else 0,
             "known_labels": trained_labels,
             "max_length": options.max_length,
@@ -312,8 +320,7 @@ def _compress(made: Plan, plain: _Result) -> _Result | None:
     plan = made.recipe.compress
     if plan.when == "never" or (plan.when == "if a budget asks" and not _over_budget(plain)):
         return None
-    examples = plain.workshop.data_report["splits"]["train"]
-    if not examples:
+    if not plain.workshop.data_report["splits"]["validation"]:  # a training part may be there for calibration alone
         return replace(plain, compression={"outcome": _TOO_FEW, "steps": [], "points": []})
     basis = search.find_basis(plain.workshop, plain.candidates)
     if basis is None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit import calibration, conversion, hub, stages
 from toolkit import checkpoint as checkpoints
-from toolkit import conversion, hub, stages
 from toolkit import data as tables
 from toolkit import export as formats
 from toolkit.cache import open_cache
@@ -249,7 +249,7 @@ def quantize(
     if data is not None:
         tables.check_readable(Path(data))
     if wanted.calibration_data is not None:
-        tables.check_texts(Path(wanted.calibration_data))
+        calibration.check_file(Path(wanted.calibration_data))
     if wanted.min_score is not None:
         score.parse(wanted.min_score)
     cache_dir = options.get("cache_dir")

@@ -220,9 +220,8 @@ class Runner:
 
     def interrupt(self) -> None:
         """Ask the training to stop early and keep its best epoch."""
-        with self._guard:
-            for child in self._training.values():
-                child.interrupt()
+        for child in list(self._training.values()):  # no lock: a signal handler calls this, whoever holds it
+            child.interrupt()
 
     def note(self, finished: Finished, **facts: Any) -> None:
         """Add to a stage's receipt in this run what came after it: whether gates kept its output, and why."""
