@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,17 +217,18 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
 
 def prepare(runner: Runner, made: Plan) -> Finished:
     """Run the stage `prepare` of a plan."""
-    parameters = made.recipe.prepare
+    return prepare_data(runner, made.checkpoint.folder, made.recipe.prepare, made.recipe.data_sha256)
+
+
+def prepare_data(runner: Runner, folder: Path, parameters: Mapping[str, Any], data_sha256: str) -> Finished:
+    """Run the stage `prepare` with the tokenizer that lies in `folder`. The data are known by their content."""
     return runner.run(
         "prepare",
-        made.checkpoint.folder,
+        folder,
         parameters,
         title="prepare data",
         reason="deduplicate, split, and measure the lengths",
-        inputs={
-            "data": made.recipe.data_sha256,
-            "tokenizer": sha256_file(made.checkpoint.folder / "tokenizer.json"),
-        },
+        inputs={"data": data_sha256, "tokenizer": sha256_file(folder / "tokenizer.json")},
         key_parameters={**parameters, "data": None},
     )
 

@@ -220,12 +220,7 @@ def _prepare(runner: Runner, folder: Path, data: str, options: Mapping[str, Any]
         **{name: options[name] for name in _DATA_OPTIONS if options.get(name) is not None},
     }
     parameters["where"] = [list(pair) for pair in parameters.get("where", ())]
-    return runner.run(
-        "prepare", folder, parameters, title="prepare data",
-        reason="deduplicate, split, and measure the lengths",
-        inputs={"data": sha256_file(Path(data)), "tokenizer": sha256_file(folder / "tokenizer.json")},
-        key_parameters={**parameters, "data": None},
-    )  # fmt: skip
+    return conversion.prepare_data(runner, folder, parameters, sha256_file(Path(data)))
 
 
 def quantize(
