@@ -25,12 +25,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import encoder_peers as peers
 
-import toolkit
 from toolkit import conversion, demo, plot, report, tasks
 from toolkit.devices import local
 from toolkit.runner import Runner, library_versions
@@ -136,15 +136,14 @@ def against_peers(plan: Any, compressed: Any, folder: Path, arguments: argparse.
     builds[peers.LITERT] = peers.build_litert_peer(model, folder)
     train = task.read_examples(data.output, "train")[:CALIBRATION_EXAMPLES]
     builds |= peers.build_openvino_peers(folder, [encoder(example.text) for example in train])
-    eager = torch_engine.load(tuned, peers.THREADS)
-    builds[peers.EAGER] = lambda inputs: eager.run(inputs)["logits"]
+    builds[peers.EAGER] = partial(peers.load_eager, tuned)
     sizes = {name: (folder / peers.FILES[name]).stat().st_size for name in builds if name in peers.FILES}
     sizes[peers.EAGER] = (tuned / "model.safetensors").stat().st_size
     bundles = {COMPRESSED: compressed, PLAIN: plain}
     sizes |= {name: bundle.manifest["artifact"]["size_bytes"] for name, bundle in bundles.items()}
     bench = peers.Bench(
         builds=builds,
-        bundles={name: toolkit.load(bundle.path) for name, bundle in bundles.items()},
+        bundles={name: bundle.path for name, bundle in bundles.items()},
         encoder=encoder,
         task=task,
         examples=task.read_examples(data.output, "eval"),
@@ -194,7 +193,7 @@ def main() -> None:
     parser.add_argument("--max-size", type=float, help="megabytes; the chain goes as far as it takes")
     parser.add_argument("--min-score", default="99%")
     parser.add_argument("--examples", type=int, default=200, help="held-out sentences that are timed")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/compress_encoder*.json")
     arguments = parser.parse_args()
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import encoder_peers as peers
 
-import toolkit
 from toolkit import conversion, tasks
 from toolkit.devices import local
 from toolkit.runner import Runner, library_versions
@@ -41,14 +41,13 @@ def build(folder: Path) -> tuple[peers.Bench, dict[str, int], str]:
     model = torch_engine.load_model(tuned, task.MODEL_CLASS)
     builds = peers.build_onnx_peers(model, folder)
     builds[peers.LITERT] = peers.build_litert_peer(model, folder)
-    eager = torch_engine.load(tuned, peers.THREADS)
-    builds[peers.EAGER] = lambda inputs: eager.run(inputs)["logits"]
+    builds[peers.EAGER] = partial(peers.load_eager, tuned)
     sizes = {name: (folder / peers.FILES[name]).stat().st_size for name in builds if name in peers.FILES}
     sizes[peers.EAGER] = (tuned / "model.safetensors").stat().st_size
     sizes[OURS] = bundle.manifest["artifact"]["size_bytes"]
     bench = peers.Bench(
         builds=builds,
-        bundles={OURS: toolkit.load(bundle.path)},
+        bundles={OURS: bundle.path},
         encoder=task.encoder(tuned, inputs=peers.NAMES, max_length=peers.LONG),
         task=task,
         examples=task.read_examples(data.output, "eval"),
@@ -62,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encoder_cpu.json")
     parser.add_argument("--examples", type=int, default=200, help="held-out sentences that are timed")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as work:

@@ -1,7 +1,8 @@
 """What the peers' own tools make of a fine-tuned encoder, with their documented calls, and how each is run.
 
-Every builder writes its files to a folder and gives, by the name of the build, a function from the arrays of one
-example (`input_ids`, `attention_mask`, `token_type_ids`, each int64 [1, length]) to the logits float[1, classes].
+Every builder writes its files to a folder and gives, by the name of the build, a function that loads it: what it
+returns goes from the arrays of one example (`input_ids`, `attention_mask`, `token_type_ids`, each int64 [1, length])
+to the logits float[1, classes].
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import toolkit
 from toolkit.bench import measure, statistics
+from toolkit.engines import torch as torch_engine
 
 Run = Callable[[dict[str, Any]], Any]
+Load = Callable[[], Run]
 
 THREADS = 1
 LONG = 128
@@ -40,7 +45,7 @@ FILES = {
 }
 
 
-def onnx_runner(path: Path) -> Run:
+def load_onnx(path: Path) -> Run:
     """A session with one thread; takes int64 arrays of any length."""
     import onnxruntime
 
@@ -52,7 +57,7 @@ def onnx_runner(path: Path) -> Run:
     return lambda inputs: session.run(None, {name: inputs[name] for name in names})[0]
 
 
-def build_onnx_peers(model: Any, folder: Path) -> dict[str, Run]:
+def build_onnx_peers(model: Any, folder: Path) -> dict[str, Load]:
     """fp32 ONNX, its dynamic int8 by onnxruntime, and the exporter's own fused int8."""
     import onnx_ir
     import torch
@@ -77,17 +82,32 @@ def build_onnx_peers(model: Any, folder: Path) -> dict[str, Run]:
     proto.graph.value_info.extend(kept)
     quantize_dynamic(proto, str(int8_file), weight_type=QuantType.QInt8, per_channel=True)
     return {
-        ONNX_FLOAT: onnx_runner(float_file),
-        ONNX_INT8[0]: onnx_runner(int8_file),
-        ONNX_INT8[1]: onnx_runner(exporter_file),
+        ONNX_FLOAT: partial(load_onnx, float_file),
+        ONNX_INT8[0]: partial(load_onnx, int8_file),
+        ONNX_INT8[1]: partial(load_onnx, exporter_file),
     }
 
 
-def build_litert_peer(model: Any, folder: Path) -> Run:
+def load_litert(path: Path) -> Run:
+    """The signature of 128 tokens; takes int64 arrays of up to that length."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(path), num_threads=THREADS).get_signature_runner()
+
+    def run(inputs: dict[str, Any]) -> Any:
+        padded = {}
+        for name in NAMES:
+            padded[name] = np.zeros((1, LONG), dtype=np.int32)
+            padded[name][:, : inputs[name].shape[1]] = inputs[name]
+        return next(iter(runner(**padded).values()))
+
+    return run
+
+
+def build_litert_peer(model: Any, folder: Path) -> Load:
     """litert-torch with one signature of 128 tokens, then ai-edge-quantizer's dynamic int8."""
     import litert_torch
     import torch
-    from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
     class Logits(torch.nn.Module):
@@ -104,19 +124,10 @@ def build_litert_peer(model: Any, folder: Path) -> Run:
         worker = quantizer.Quantizer(str(folder / "fp32.tflite"))
         worker.load_quantization_recipe(recipe.dynamic_wi8_afp32())
         worker.quantize().export_model(str(folder / "int8.tflite"))
-    runner = Interpreter(model_path=str(folder / "int8.tflite"), num_threads=THREADS).get_signature_runner()
-
-    def run(inputs: dict[str, Any]) -> Any:
-        padded = {}
-        for name in NAMES:
-            padded[name] = np.zeros((1, LONG), dtype=np.int32)
-            padded[name][:, : inputs[name].shape[1]] = inputs[name]
-        return next(iter(runner(**padded).values()))
-
-    return run
+    return partial(load_litert, folder / "int8.tflite")
 
 
-def build_openvino_peers(folder: Path, calibration: Sequence[dict[str, Any]]) -> dict[str, Run]:
+def build_openvino_peers(folder: Path, calibration: Sequence[dict[str, Any]]) -> dict[str, Load]:
     """NNCF's static int8 of the float ONNX, calibrated on real examples, with OpenVINO's own precision and with the
     bf16 hint. Takes `fp32.onnx` in `folder`; any length."""
     os.environ["NNCF_CI"] = "1"  # no telemetry
@@ -135,20 +146,26 @@ def build_openvino_peers(folder: Path, calibration: Sequence[dict[str, Any]]) ->
         )
     openvino.save_model(quantized, folder / "int8.xml")
 
-    def runner(**hints: str) -> Run:
+    def load(**hints: str) -> Run:
         options = {"INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", **hints}
         request = core.compile_model(folder / "int8.xml", "CPU", options).create_infer_request()
         return lambda inputs: request.infer({name: inputs[name] for name in names})[0]
 
-    return {OPENVINO_INT8: runner(), OPENVINO_BF16: runner(INFERENCE_PRECISION_HINT="bf16")}
+    return {OPENVINO_INT8: load, OPENVINO_BF16: partial(load, INFERENCE_PRECISION_HINT="bf16")}
+
+
+def load_eager(checkpoint: Path) -> Run:
+    """PyTorch as it is."""
+    engine = torch_engine.load(checkpoint, THREADS)
+    return lambda inputs: engine.run(inputs)["logits"]
 
 
 @dataclass
 class Bench:
     """Everything that is timed, and what it is timed and scored on."""
 
-    builds: dict[str, Run]  # of the peers
-    bundles: dict[str, Any]  # of this toolkit, loaded
+    builds: dict[str, Load]  # of the peers
+    bundles: dict[str, Path]  # of this toolkit
     encoder: Any  # exact lengths, for the peers
     task: Any
     examples: list[Any]
@@ -157,23 +174,32 @@ class Bench:
     def scores(self) -> dict[str, float]:
         """Every build's score on the whole held-out split."""
         truth = np.asarray([example.label for example in self.examples])
-        logits = {
-            name: np.concatenate([run(self.encoder(example.text)) for example in self.examples])
-            for name, run in self.builds.items()
-        }
-        for name, pipeline in self.bundles.items():
+        logits = {}
+        for name, load in self.builds.items():
+            run = load()
+            logits[name] = np.concatenate([run(self.encoder(example.text)) for example in self.examples])
+        for name, bundle in self.bundles.items():
+            pipeline = toolkit.load(bundle)
             logits[name] = np.stack([pipeline.logits(example.text) for example in self.examples])
         return {name: self.task.metrics(values, truth, self.labels)["score"] for name, values in logits.items()}
 
-    def times(self, texts: list[str], rounds: int) -> dict[str, list[float]]:
-        """Seconds per build and text: all builds in turn, inputs made beforehand."""
+    def times(self, texts: list[str], rounds: int) -> dict[str, list[list[float]]]:
+        """Seconds per build, round and text: all builds in turn, inputs made beforehand."""
         exact = [self.encoder(text) for text in texts]
-        runners = {name: (lambda index, run=run: run(exact[index])) for name, run in self.builds.items()}
-        for name, pipeline in self.bundles.items():
-            own = [pipeline.encoder(text) for text in texts]
-            runners[name] = lambda index, engine=pipeline.engine, own=own: engine.run(own[index])
-        times = measure.interleave(runners, len(texts), rounds)
-        return {name: measure.per_example(values) for name, values in times.items()}
+
+        def peer(load: Load) -> measure.Runner:
+            run = load()
+            return measure.Runner(lambda index: run(exact[index]))
+
+        def own(bundle: Path, inputs: list[dict[str, Any]]) -> measure.Runner:
+            engine = toolkit.load(bundle).engine
+            return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
+
+        builds = {name: partial(peer, load) for name, load in self.builds.items()}
+        for name, bundle in self.bundles.items():
+            encoder = toolkit.load(bundle).encoder
+            builds[name] = partial(own, bundle, [encoder(text) for text in texts])
+        return measure.interleave(builds, len(texts), rounds)
 
     def real_texts(self, count: int) -> list[str]:
         """Held-out sentences, drawn at random from seed 0."""
@@ -186,18 +212,19 @@ class Bench:
         return [" ".join(words[start : start + LONG]) for start in range(0, 40 * 20, 20)]
 
 
-def compared(times: dict[str, list[float]], ours: str, rivals: Sequence[str]) -> dict[str, Any]:
+def compared(times: dict[str, list[list[float]]], ours: str, rivals: Sequence[str]) -> dict[str, Any]:
     """Every build's latency, and `ours` against each of them and against the fastest of `rivals`."""
-    best = min(rivals, key=lambda name: sum(times[name]))
+    medians = {name: measure.per_example(values) for name, values in times.items()}
+    best = min(rivals, key=lambda name: sum(medians[name]))
     against = statistics.compare(times[ours], times[best])
     return {
-        "examples": len(times[ours]),
+        "examples": len(medians[ours]),
         "builds": {
             name: {
                 **statistics.summarize(values),
-                "ours_is_faster_by": 1 / statistics.compare(times[ours], values).ratio,
+                "ours_is_faster_by": 1 / statistics.compare(times[ours], times[name]).ratio,
             }
-            for name, values in times.items()
+            for name, values in medians.items()
         },
         "best_rival": best,
         "faster_than_best_rival": {"ratio": 1 / against.ratio, "low": 1 / against.high, "high": 1 / against.low},
@@ -207,8 +234,8 @@ def compared(times: dict[str, list[float]], ours: str, rivals: Sequence[str]) ->
 def protocol(rounds: int) -> str:
     """How `Bench.times` measures, in words."""
     return (
-        f"batch 1, {THREADS} thread, builds in turn per example in shuffled order, median of {rounds} rounds per "
-        "example, inputs tokenized beforehand"
+        f"batch 1, {THREADS} thread, builds in turn per example in shuffled order, {rounds} rounds that load every "
+        "build anew, median per example, inputs tokenized beforehand"
     )
 
 

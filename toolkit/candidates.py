@@ -30,7 +30,7 @@ from toolkit.tasks.lengths import MOST_BUCKETS
 
 PARITY_EXAMPLES = 256
 TIMED_EXAMPLES = 40
-TIMED_ROUNDS = 3
+TIMED_ROUNDS = 6
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
@@ -49,7 +49,7 @@ class Candidate:
     verdicts: list[Verdict] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
     latency: Latency | None = None
-    times: list[float] = field(default_factory=list)
+    times: list[list[float]] = field(default_factory=list)  # seconds by round and example
     outcome: str = ""
 
     @property

@@ -33,7 +33,7 @@ class Point:
     size_bytes: int
     latency: Latency | None
     peak_rss_bytes: int | None = None
-    times: list[float] = field(default_factory=list)
+    times: list[list[float]] = field(default_factory=list)  # seconds by round and example
     score: float | None = None
     outcome: str = ""
 
@@ -70,5 +70,6 @@ def along(first: Point, second: Point, shape: Shape) -> Point:
     memory = None
     if first.peak_rss_bytes is not None and second.peak_rss_bytes is not None:
         memory = round(of(first.peak_rss_bytes, second.peak_rss_bytes))
-    times = [of(a, b) for a, b in zip(first.times, second.times, strict=True)]
+    rounds = zip(first.times, second.times, strict=True)
+    times = [[of(a, b) for a, b in zip(*pair, strict=True)] for pair in rounds]
     return Point(shape, round(of(first.size_bytes, second.size_bytes)), latency, memory, times)

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from toolkit.bench import statistics
 
 _WARM_UP_WINDOW = 5
 _WARM_UP_LIMIT = 60
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A build that is loaded: `run` takes the number of an example."""
+
+    run: Callable[[int], Any]
+    close: Callable[[], None] = lambda: None
 
 
 def warm_up(run: Callable[[int], Any], count: int) -> int:
@@ -40,34 +49,48 @@ def warm_up(run: Callable[[int], Any], count: int) -> int:
 
 
 def interleave(
-    runners: Mapping[str, Callable[[int], Any]],
+    builds: Mapping[str, Callable[[], Runner]],
     count: int,
     rounds: int,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[list[float]]]:
-    """Seconds per runner, example and round: all runners take turns on every example, in a shuffled order, so that
-    a change of the machine's speed hits them alike."""
+    """Seconds per build, round and example.
+
+    All builds take turns on every example, in a shuffled order, so that a change of the machine's speed hits them
+    alike. Every round loads them anew, because the same file is some percent faster or slower wherever its memory
+    happens to lie; and because the first to be loaded fares worse than the last, an odd round loads in the reverse of
+    the order before: `statistics.compare` takes two rounds together.
+    """
     generator = np.random.default_rng(seed)
-    times: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in runners}
-    names = list(runners)
-    for name in names:
-        warm_up(runners[name], count)
+    times: dict[str, list[list[float]]] = {name: [] for name in builds}
+    order = list(builds)
     for round_number in range(rounds):
+        order = [order[int(i)] for i in generator.permutation(len(order))] if round_number % 2 == 0 else order[::-1]
+        runners = {name: builds[name]() for name in order}
+        # Every example once, for an engine may prepare itself for every length; and in turn, for builds that are warmed
+        # one after the other are cold again when they are timed.
         for index in range(count):
-            for position in generator.permutation(len(names)):
-                name = names[int(position)]
+            for runner in runners.values():
+                runner.run(index)
+        for name in order:
+            times[name].append([])
+        for index in range(count):
+            for position in generator.permutation(len(order)):
+                name = order[int(position)]
                 started = time.perf_counter()
-                runners[name](index)
-                times[name][index].append(time.perf_counter() - started)
+                runners[name].run(index)
+                times[name][-1].append(time.perf_counter() - started)
             if progress:
                 progress(round_number * count + index + 1, rounds * count)
+        for runner in runners.values():
+            runner.close()
     return times
 
 
 def per_example(times: Sequence[Sequence[float]]) -> list[float]:
     """The median over rounds of each example: a burst of other work on the machine touches one round."""
-    return [float(np.median(values)) for values in times]
+    return [float(value) for value in np.median(np.asarray(times), axis=0)]
 
 
 def _memory() -> dict[str, int | str]:

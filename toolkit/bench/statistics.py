@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 _RESAMPLES = 2000
+# 97.5 % quantiles of Student's distribution by degrees of freedom, from 1.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 
 def summarize(seconds: Sequence[float]) -> dict[str, float]:
@@ -34,20 +36,31 @@ class Comparison:
         return asdict(self)
 
 
-def compare(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Comparison:
-    """Ratio of mean times of A and B that ran the same examples, interleaved: a paired bootstrap over examples.
+def compare(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed: int = 0) -> Comparison:
+    """Ratio of the mean times of A and B that ran the same examples in the same rounds of `measure.interleave`.
 
-    `a[i]` and `b[i]` are seconds for example i. The verdict is about A: "faster" if the whole interval lies below
-    1, "slower" if above.
+    `a[r][i]` and `b[r][i]` are seconds for example i in round r. The interval, on the logarithm of the ratio, covers
+    both things that another measurement would draw anew: the loads (Student's t over pairs of rounds, the two of a pair
+    having loaded in opposite orders) and the examples (a paired bootstrap over their medians). The verdict is about A:
+    "faster" if the whole interval lies below 1, "slower" if above. Raises ValueError unless there are four rounds or a
+    greater even number.
     """
     first, second = np.asarray(a), np.asarray(b)
+    if first.ndim != 2 or first.shape != second.shape or len(first) < 4 or len(first) % 2:
+        raise ValueError(f"an even number of rounds from 4 is needed, with the same examples: {first.shape}")
+    rounds = np.log(first.sum(axis=1) / second.sum(axis=1))
+    pairs = rounds.reshape(-1, 2).mean(axis=1)
+    over_loads = _STUDENT[min(len(pairs) - 1, len(_STUDENT)) - 1] * pairs.std(ddof=1) / np.sqrt(len(pairs))
+
     generator = np.random.default_rng(seed)
-    chosen = generator.integers(0, len(first), size=(_RESAMPLES, len(first)))
-    ratios = first[chosen].sum(axis=1) / second[chosen].sum(axis=1)
-    low, high = (float(value) for value in np.percentile(ratios, [2.5, 97.5]))
+    chosen = generator.integers(0, first.shape[1], size=(_RESAMPLES, first.shape[1]))
+    medians = np.median(first, axis=0), np.median(second, axis=0)
+    resampled = np.log(medians[0][chosen].sum(axis=1) / medians[1][chosen].sum(axis=1))
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    half = float(np.hypot(over_loads, (high - low) / 2))
+
+    center = float(pairs.mean())
     verdict: Literal["faster", "slower", "undecided"] = "undecided"
-    if high < 1:
-        verdict = "faster"
-    elif low > 1:
-        verdict = "slower"
-    return Comparison(float(first.sum() / second.sum()), low, high, verdict)
+    if half < abs(center):
+        verdict = "faster" if center < 0 else "slower"
+    return Comparison(float(np.exp(center)), float(np.exp(center - half)), float(np.exp(center + half)), verdict)

@@ -1,13 +1,14 @@
 """`measure`: all candidates and the float checkpoint against each other, interleaved, over real examples.
 
-Inputs are tokenized beforehand: this compares engines. Latencies are per example at batch 1, the median of the
-rounds; a ratio comes with its interval.
+Inputs are tokenized beforehand: this compares engines. Every round loads all of them anew. Latencies are per example
+at batch 1, the median of the rounds; a ratio comes with its interval.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from toolkit import engines, tasks
 from toolkit.bench import measure, statistics
 from toolkit.stages import Context
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert")
 
 
@@ -40,17 +41,22 @@ class Parameters(BaseModel):
     candidates: list[Candidate]
     max_length: int
     examples: int = 100
-    rounds: int = 3
+    rounds: int = 6
     baseline: str = "torch fp32"
 
 
-def _runner(engine: engines.Engine, encoder: Any, texts: list[str]) -> Callable[[int], Any]:
+def _build(load: Callable[[], engines.Engine], encoder: Any, texts: list[str]) -> Callable[[], measure.Runner]:
     inputs = [encoder(text) for text in texts]
-    return lambda index: engine.run(inputs[index])
+
+    def loaded() -> measure.Runner:
+        engine = load()
+        return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
+
+    return loaded
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
-    """`source` is the float checkpoint. Writes `times.json`: seconds per candidate and example."""
+    """`source` is the float checkpoint. Writes `times.json`: seconds per candidate, round and example."""
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it measures
     task = tasks.get(context.task)
     examples = task.read_examples(context.data, "eval")
@@ -58,7 +64,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     chosen = sorted(generator.permutation(len(examples))[: parameters.examples].tolist())
     texts = [examples[i].text for i in chosen]
 
-    runners: dict[str, Callable[[int], Any]] = {}
+    builds: dict[str, Callable[[], measure.Runner]] = {}
     for candidate in parameters.candidates:
         folder = Path(candidate.folder)
         artifact = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
@@ -68,23 +74,23 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
             max_length=parameters.max_length,
             lengths=artifact["lengths"],
         )
-        engine = engines.get(candidate.engine).load(folder / artifact["path"], context.threads)
-        runners[candidate.name] = _runner(engine, encoder, texts)
+        load = partial(engines.get(candidate.engine).load, folder / artifact["path"], context.threads)
+        builds[candidate.name] = _build(load, encoder, texts)
 
     from toolkit.engines import torch as torch_engine
 
-    model = torch_engine.load(source, context.threads)
-    config_inputs = torch_engine.input_names(model.model, task)
+    load_baseline = partial(torch_engine.load, source, context.threads)
+    config_inputs = torch_engine.input_names(load_baseline().model, task)
     encoder = task.encoder(source, inputs=config_inputs, max_length=parameters.max_length)
-    runners[parameters.baseline] = _runner(model, encoder, texts)
+    builds[parameters.baseline] = _build(load_baseline, encoder, texts)
 
     def progress(done: int, total: int) -> None:
-        context.progress(done, total, f"timing {len(runners)} builds in turn")
+        context.progress(done, total, f"timing {len(builds)} builds in turn")
 
-    times = measure.interleave(runners, len(texts), parameters.rounds, context.seed, progress)
+    times = measure.interleave(builds, len(texts), parameters.rounds, context.seed, progress)
+    (output / "times.json").write_text(json.dumps(times))
     medians = {name: measure.per_example(values) for name, values in times.items()}
-    (output / "times.json").write_text(json.dumps(medians))
-    baseline = medians[parameters.baseline]
+    baseline = times[parameters.baseline]
     return {
         "threads": context.threads,
         "examples": len(texts),
@@ -92,7 +98,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         "latency": {name: statistics.summarize(values) for name, values in medians.items()},
         "against_baseline": {
             name: statistics.compare(values, baseline, context.seed).as_dict()
-            for name, values in medians.items()
+            for name, values in times.items()
             if name != parameters.baseline
         },
     }
