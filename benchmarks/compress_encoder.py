@@ -2,6 +2,8 @@
 
     python benchmarks/compress_encoder.py                          # Rotten Tomatoes, with all peers
     python benchmarks/compress_encoder.py --data-set text-kinds    # four classes, the chain alone
+    python benchmarks/compress_encoder.py --max-size 6 --min-score 97%    # as far as a budget asks, the chain alone
+    python benchmarks/compress_encoder.py --max-size 0.5           # an impossible budget: refused, with what is nearest
 
 Fine-tunes the teacher (or takes it from the stage cache), lets `toolkit convert --compress` distill, prune and quantize
 it for `x86-avx512`, builds int8 artifacts of the teacher with the tools of ONNX Runtime, LiteRT and OpenVINO, and times
@@ -33,6 +35,7 @@ import encoder_peers as peers
 
 from toolkit import conversion, demo, plot, report, tasks
 from toolkit.devices import local
+from toolkit.errors import RefusedError
 from toolkit.runner import Runner, library_versions
 from toolkit.storage import write_atomic, write_json
 
@@ -70,19 +73,8 @@ def film_sentences(path: Path) -> Path:
 
 def text_kinds(folder: Path) -> Path:
     """A CSV of sentences and the kind of text that each is from."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--dest",
-        folder,
-    ]
-    subprocess.run([*command, "vaderSentiment==3.3.2"], check=True)
+    options = ("--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder))
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, "vaderSentiment==3.3.2"], check=True)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         inner = next(name for name in archive.getnames() if name.endswith("hutto_ICWSM_2014.tar.gz"))
         content = archive.extractfile(inner)
@@ -101,7 +93,7 @@ def text_kinds(folder: Path) -> Path:
 
 
 def convert(data_set: str, folder: Path, compress: bool, max_size_mb: float | None, min_score: str) -> Any:
-    """The bundle of a data set, and the plan that led to it."""
+    """The plan, the bundle of a data set that it led to, and why that was refused (None if it was not)."""
     options: dict[str, Any] = {"model": "demo", "target": TARGET, "output": str(folder / f"bundle-{compress}")}
     if data_set == "rotten-tomatoes":
         unlabeled = str(film_sentences(folder / "sentences.txt")) if compress else None
@@ -118,7 +110,10 @@ def convert(data_set: str, folder: Path, compress: bool, max_size_mb: float | No
     with_bars = sys.stderr.isatty()
     from toolkit.cli.convert import run_with_progress
 
-    return plan, run_with_progress(plan, quiet=not with_bars)
+    try:
+        return plan, run_with_progress(plan, quiet=not with_bars), None
+    except RefusedError as error:
+        return plan, error.bundle, str(error)
 
 
 def against_peers(plan: Any, compressed: Any, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +123,7 @@ def against_peers(plan: Any, compressed: Any, folder: Path, arguments: argparse.
     runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed)
     data = conversion.prepare(runner, plan)
     tuned = conversion.finetune(runner, plan, data).output
-    _, plain = convert("rotten-tomatoes", folder, False, None, "99%")
+    _, plain, _ = convert("rotten-tomatoes", folder, False, None, "99%")
     task = tasks.get(plan.recipe.task)
     encoder = task.encoder(tuned, inputs=peers.NAMES, max_length=peers.LONG)
     model = torch_engine.load_model(tuned, task.MODEL_CLASS)
@@ -176,6 +171,8 @@ def print_record(record: dict[str, Any]) -> None:
     for row in [report.CHAIN_HEAD, *report.chain_rows(found)]:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, (50, 9, 9, 7, 22, 0), strict=True)))
     print(found["outcome"])
+    if record["refused"]:
+        print(f"refused: {record['refused']}")
     score, size = summary["score"], summary["size"]
     print(
         f"{score['name']} {score['before']:.4f} → {score['after']:.4f} ({score['after'] / score['before']:.2%}), "
@@ -198,7 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as work:
-        plan, bundle = convert(arguments.data_set, Path(work), True, arguments.max_size, arguments.min_score)
+        plan, bundle, refused = convert(arguments.data_set, Path(work), True, arguments.max_size, arguments.min_score)
         record: dict[str, Any] = {
             "command": f"python benchmarks/compress_encoder.py --data-set {arguments.data_set}"
             + (f" --max-size {arguments.max_size:g}" if arguments.max_size else "")
@@ -207,6 +204,7 @@ def main() -> None:
             "device": local.describe(),
             "versions": library_versions(LIBRARIES),
             "target": TARGET,
+            "refused": refused,
             "recipe": plan.recipe.compress.model_dump(exclude={"unlabeled"}),
             "summary": {
                 key: bundle.summary[key]
@@ -218,6 +216,7 @@ def main() -> None:
             record |= against_peers(plan, bundle, Path(work), arguments)
     print_record(record)
     suffix = "" if arguments.data_set == "rotten-tomatoes" else f"_{arguments.data_set.replace('-', '_')}"
+    suffix += f"_{arguments.max_size:g}mb" if arguments.max_size else ""
     output = arguments.output or Path(__file__).parent / "results" / f"compress_encoder{suffix}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, record)

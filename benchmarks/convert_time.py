@@ -110,7 +110,7 @@ def main() -> None:
     summary = json.loads(run.pop("printed"))
     # Forked stages are waited for by another process than this one's child; their receipts have their peaks.
     run["largest_process_bytes"] = max(run["largest_process_bytes"], *(r["peak_rss_bytes"] for r in receipts))
-    record = {
+    record: dict[str, Any] = {
         "command": f"python benchmarks/convert_time.py --examples {arguments.examples}",
         "kind": "measured",
         "device": local.describe(),

@@ -110,7 +110,7 @@ def build_litert_peer(model: Any, folder: Path) -> Load:
     import torch
     from ai_edge_quantizer import quantizer, recipe
 
-    class Logits(torch.nn.Module):
+    class Logits(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
             super().__init__()
             self.model = model
