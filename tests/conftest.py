@@ -32,7 +32,9 @@ TRAINING_OPTIONS = ("--epochs", "2", "--learning-rate", "5e-4")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """All tests share one stage cache, never the user's: a fresh one, or `$TOOLKIT_TEST_CACHE` to repeat quickly."""
     kept = os.environ.get("TOOLKIT_TEST_CACHE")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    folder = Path(kept) if kept else (base.parent if in_worker else base) / "stage-cache"
     previous = os.environ.get("TOOLKIT_CACHE")
     os.environ["TOOLKIT_CACHE"] = str(folder)
     yield folder
