@@ -57,11 +57,13 @@ def test_a_failed_stage_leaves_nothing_but_what_it_may_resume_from(cache: Cache)
 
 
 def test_what_a_killed_run_left_is_not_taken_over(cache: Cache) -> None:
-    leftover = cache.folder / "work" / "k" / "entry" / "output"
-    leftover.mkdir(parents=True)
-    (leftover / "half").write_text("half")
+    killed = cache.work("k")
+    left = killed.__enter__()
+    (left / "entry" / "output" / "half").write_text("half")
     with cache.work("k") as work:
         assert list((work / "entry" / "output").iterdir()) == []
+        assert work != left  # a process of the killed run that is still there writes elsewhere
+        assert not left.exists()
 
 
 def test_forgetting_removes_the_stage_and_its_resume_state(cache: Cache) -> None:

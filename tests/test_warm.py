@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -162,6 +164,32 @@ def test_an_ordinary_child_takes_over_when_the_warm_process_is_gone(module: str,
     started = Started(module, "answer", tmp_path / "work", parent)
     assert started.child.result()["torch"] is False
     parent.stop()
+
+
+def test_what_a_killed_run_asked_for_while_libraries_were_imported_is_not_run(module: str, tmp_path: Path) -> None:
+    """The request waits in the socket while the warm process imports: by then its run may be dead, and a new one may be
+    at work in the same place."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request, result = tmp_path / "request.json", tmp_path / "result.json"
+    request.write_text(json.dumps({"ask": "answer", "result": str(result)}))
+    reading, writing = os.pipe()
+    with ours, theirs, (tmp_path / "log.txt").open("wb") as log:
+        message = json.dumps({"module": module, "request": str(request)}).encode()
+        socket.send_fds(ours, [message], [log.fileno(), writing, writing])
+        ours.close()
+        os.close(writing)
+        root = str(Path(warm.__file__).resolve().parents[1])
+        ended = subprocess.run(
+            [sys.executable, "-m", "toolkit.warm", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], root])},
+            check=True,
+        )
+    assert ended.returncode == 0
+    with os.fdopen(reading, "rb") as stream:  # closed by all that could hold it
+        assert stream.read() == b""
+    assert not result.exists()
+    assert (tmp_path / "log.txt").read_bytes() == b""
 
 
 def test_nothing_outlives_a_killed_run(module: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,10 +90,14 @@ class Cache:
 
     @contextlib.contextmanager
     def work(self, key: str) -> Iterator[Path]:
-        """An empty folder for the run of one stage, holding what a killed run left cleared away. Held under `lock`."""
-        folder = self.folder / "work" / key
-        shutil.rmtree(folder, ignore_errors=True)
-        with explained("running a stage", folder):
+        """An empty folder for the run of one stage, with what a killed run left cleared away. Held under `lock`.
+
+        Every run has one of its own name, so that a process of a killed run cannot touch what the next one writes.
+        """
+        for left in (self.folder / "work").glob(f"{key}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with explained("running a stage", self.folder / "work"):
+            folder = Path(tempfile.mkdtemp(dir=self.folder / "work", prefix=f"{key}."))
             (folder / "entry" / "output").mkdir(parents=True)
         try:
             yield folder

@@ -21,7 +21,7 @@ from toolkit import calibration, conversion, hub, stages
 from toolkit import checkpoint as checkpoints
 from toolkit import data as tables
 from toolkit import export as formats
-from toolkit.cache import open_cache
+from toolkit.cache import Cache, open_cache
 from toolkit.checkpoint import Checkpoint
 from toolkit.devices import local
 from toolkit.errors import InputError, RefusedError
@@ -180,6 +180,27 @@ class Line:
             reason="asked for",
         )  # fmt: skip
 
+    def run(self, folder: Path, engine: str) -> tuple[list[str], Finished | None, Finished]:
+        """All that was asked for: (layers that stay in float, the table of sensitivity if any, the artifact)."""
+        wanted = self.wanted
+        if _is_artifact(folder):
+            current = _Folder(folder, sha256_folder(folder))
+        else:
+            current = _Folder(folder, checkpoints.inspect(folder).sha256)
+            if wanted.balance is not None and engine == "litert":
+                current = self.balance(current)
+            if wanted.qat_epochs:
+                current = self.train(current)
+            current = self.export(current, engine)
+        if wanted.balance is not None and engine != "litert":
+            current = self.balance(current)
+        keep = list(wanted.parameters.get("keep", ()))
+        table = None
+        if wanted.sensitivity or wanted.min_score is not None:
+            table = self.sensitivity(current, engine)
+            keep = table.report.get("keep", keep)
+        return keep, table, self.quantize(current, keep)
+
 
 def _check_artifact(folder: Path, wanted: Wanted) -> str:
     """The engine of an artifact folder that can be quantized as wanted. Raises InputError."""
@@ -223,6 +244,39 @@ def _prepare(runner: Runner, folder: Path, data: str, options: Mapping[str, Any]
     return conversion.prepare_data(runner, folder, parameters, sha256_file(Path(data)))
 
 
+def _checked(model: str, wanted: Wanted, options: Mapping[str, Any], cache: Cache) -> tuple[Path, str]:
+    """The folder of `model` and the engine that its artifact is for. Raises InputError for what cannot work."""
+    data = options.get("data")
+    if wanted.reason_for_data and data is None:
+        raise InputError(f"Name labelled examples with --data: {wanted.reason_for_data} them.")
+    if data is not None:
+        tables.check_readable(Path(data))
+    if wanted.calibration_data is not None:
+        calibration.check_file(Path(wanted.calibration_data))
+    if wanted.min_score is not None:
+        score.parse(wanted.min_score)
+    folder = hub.fetch(model, cache.folder) if hub.is_id(model) else Path(model)
+    is_artifact = _is_artifact(folder)
+    if folder.is_dir() and not is_artifact and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
+        )
+    if options.get("allow_pickle") and not is_artifact:
+        folder = checkpoints.from_pickle(folder, cache.folder)
+    engine = (_check_artifact if is_artifact else _check_checkpoint)(folder, wanted)
+    method = str(wanted.parameters["method"])
+    form = FORMAT_OF_ENGINE[engine]
+    formats.check_method(form, engine, method, formats.get(form).METHODS)
+    stages.get("quantize").Parameters.model_validate(dict(wanted.parameters))
+    if wanted.qat_epochs and method in ("fp16", "bf16"):
+        raise InputError(f"--qat trains for integers; {method} needs no training.")
+    return folder, engine
+
+
+def _is_artifact(folder: Path) -> bool:
+    return (folder / "artifact.json").is_file()
+
+
 def quantize(
     model: str,
     output: str,
@@ -237,58 +291,28 @@ def quantize(
     `options` are those of the data and the run, by the names of `toolkit.conversion.Options`. Raises InputError, and
     RefusedError if no choice of layers reaches `wanted.min_score`.
     """
-    check_output(Path(output), bool(options.get("overwrite")), RECEIPT)
-    data = options.get("data")
-    if wanted.reason_for_data and data is None:
-        raise InputError(f"Name labelled examples with --data: {wanted.reason_for_data} them.")
-    if data is not None:
-        tables.check_readable(Path(data))
-    if wanted.calibration_data is not None:
-        calibration.check_file(Path(wanted.calibration_data))
-    if wanted.min_score is not None:
-        score.parse(wanted.min_score)
+    overwrite = bool(options.get("overwrite"))
+    check_output(Path(output), overwrite, RECEIPT)
     cache_dir = options.get("cache_dir")
     cache = open_cache(Path(cache_dir) if cache_dir else None)
-    folder = hub.fetch(model, cache.folder) if hub.is_id(model) else Path(model)
-    is_artifact = (folder / "artifact.json").is_file()
-    if folder.is_dir() and not is_artifact and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
-        )
-    if options.get("allow_pickle") and not is_artifact:
-        folder = checkpoints.from_pickle(folder, cache.folder)
-    engine = (_check_artifact if is_artifact else _check_checkpoint)(folder, wanted)
-    form = FORMAT_OF_ENGINE[engine]
-    formats.check_method(form, engine, str(wanted.parameters["method"]), formats.get(form).METHODS)
-    stages.get("quantize").Parameters.model_validate(dict(wanted.parameters))
-    if wanted.qat_epochs and wanted.parameters["method"] in ("fp16", "bf16"):
-        raise InputError(f"--qat trains for integers; {wanted.parameters['method']} needs no training.")
-
+    folder, engine = _checked(model, wanted, options, cache)
     task = options.get("task") or conversion.DEFAULT_TASK
     runner = Runner(cache, task, int(options.get("seed") or 0), reporter or Silent(), bool(options.get("force")))
+    data = options.get("data")
     with around(runner), runner.warmed():
         prepared = _prepare(runner, folder, str(data), options) if data is not None else None
-        max_length = prepared.report["max_length"] if prepared else 128
-        line = Line(runner, wanted, prepared, max_length)
-        if is_artifact:
-            current = _Folder(folder, sha256_folder(folder))
-        else:
-            current = _Folder(folder, checkpoints.inspect(folder).sha256)
-            if wanted.balance is not None and engine == "litert":
-                current = line.balance(current)
-            if wanted.qat_epochs:
-                current = line.train(current)
-            current = line.export(current, engine)
-        if wanted.balance is not None and engine != "litert":
-            current = line.balance(current)
-        keep = list(wanted.parameters.get("keep", ()))
-        table = None
-        if wanted.sensitivity or wanted.min_score is not None:
-            table = line.sensitivity(current, engine)
-            keep = table.report.get("keep", keep)
-        finished = line.quantize(current, keep)
-    _publish(finished, table, runner.receipts, Path(output), bool(options.get("overwrite")))
-    said = [warning for receipt in runner.receipts for warning in receipt["report"].get("warnings", ())]
+        line = Line(runner, wanted, prepared, prepared.report["max_length"] if prepared else 128)
+        keep, table, finished = line.run(folder, engine)
+    _publish(finished, table, runner.receipts, Path(output), overwrite)
+    return _report(output, engine, keep, table, finished, runner.receipts)
+
+
+def _report(
+    output: str, engine: str, keep: list[str], table: Finished | None, finished: Finished,
+    receipts: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """What was made. Raises RefusedError if the layers that were chosen do not reach the score that was asked for."""
+    said = [warning for receipt in receipts for warning in receipt["report"].get("warnings", ())]
     report = {
         "output": output,
         "engine": engine,

@@ -137,13 +137,13 @@ class Warm:
             self._connection = self._process = None
 
 
-def _stage(message: dict[str, str], log: int, progress: int) -> int:
+def _stage(message: dict[str, str], log: int, progress: int, keeper: int) -> int:
     """In the stage's process: its exit code."""
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:
         module = importlib.import_module(message["module"])
-        return int(module.main(message["request"], parent=os.getppid(), progress=progress))
+        return int(module.main(message["request"], parent=keeper, progress=progress))
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -154,19 +154,27 @@ def _stage(message: dict[str, str], log: int, progress: int) -> int:
         sys.stderr.flush()
 
 
-def _keep(message: dict[str, str], log: int, progress: int, status: int) -> None:
+def _keep(message: dict[str, str], log: int, progress: int, status: int, warm: int) -> None:
     """In the keeper: fork the stage, tell its process id, wait, tell how it ended."""
-    child.die_with_parent(os.getppid())
+    child.die_with_parent(warm)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    keeper = os.getpid()  # asking a stage for its parent would give whoever adopted it, if the keeper died meanwhile
     pid = os.fork()
     if pid == 0:
         os.close(status)
-        os._exit(_stage(message, log, progress))
+        os._exit(_stage(message, log, progress, keeper))
     os.close(log)
     os.close(progress)
     os.write(status, array.array("i", [pid]).tobytes())
     _, ended = os.waitpid(pid, 0)
     os.write(status, array.array("i", [os.waitstatus_to_exitcode(ended)]).tobytes())
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the other end is closed, though there may be messages of it yet."""
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def main(descriptor: int) -> int:
@@ -175,15 +183,17 @@ def main(descriptor: int) -> int:
         with contextlib.suppress(ImportError):  # the stage itself says which extra is missing
             importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers end on their own
+    own = os.getpid()
     with socket.socket(fileno=descriptor) as connection:
         while True:
             data, descriptors, _, _ = socket.recv_fds(connection, _LONGEST_MESSAGE, 3)
-            if not data:
+            if not data or _hung_up(connection):  # a request of a run that was killed since is still delivered
                 return 0
             if os.fork() == 0:
                 connection.close()
                 try:
-                    _keep(json.loads(data), *descriptors)
+                    log, progress, status = descriptors
+                    _keep(json.loads(data), log, progress, status, own)
                 finally:
                     os._exit(0)
             for each in descriptors:

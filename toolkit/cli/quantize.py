@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -95,7 +96,12 @@ def command(
         )  # fmt: skip
     if as_json:
         output.print_json(result)
-        return
+    else:
+        _print(result, method)
+
+
+def _print(result: Mapping[str, Any], method: str) -> None:
+    """The table of sensitivity if there is one, the warnings, and what became of the size."""
     if "sensitivity" in result:
         table = result["sensitivity"]
         output.print_table(
