@@ -160,6 +160,17 @@ def test_with_teachers_the_epoch_that_diverges_least_is_the_best() -> None:
     assert (progress.best["epoch"], progress.best["validation_score"]) == (2, 0.7)
 
 
+def test_patience_ends_a_training_that_gets_no_better_and_none_lets_it_go_on() -> None:
+    progress, given = training.Progress(), training.Hyperparameters(epochs=4, patience=2)
+    endless = given.model_copy(update={"patience": None})
+    for score, goes_on in ((0.8, True), (0.7, True), (0.7, False)):
+        progress.add(10, 0.1, score, None)
+        assert progress.goes_on(given) is goes_on
+        assert progress.goes_on(endless)
+    progress.add(10, 0.1, 0.7, None)
+    assert not progress.goes_on(endless)
+
+
 def test_a_hopeless_training_ends() -> None:
     progress, given = training.Progress(), training.Hyperparameters(epochs=5, give_up_below=0.75)
     assert progress.goes_on(given)

@@ -47,7 +47,9 @@ class Hyperparameters(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     max_gradient_norm: float = Field(1.0, gt=0)
-    patience: int = Field(2, ge=1, description="Epochs without a better one on the validation split before stopping")
+    patience: int | None = Field(
+        2, ge=1, description="Epochs without a better one on the validation split before stopping; None: never"
+    )
     give_up_below: float | None = Field(None, description="Stop if no epoch's validation score reaches this")
     bf16: bool = False
     max_length: int = Field(128, ge=4)
@@ -123,7 +125,8 @@ class Progress:
 
     def goes_on(self, parameters: Hyperparameters) -> bool:
         waited = self.epoch - self.best["epoch"] if self.best else 0
-        return self.epoch < parameters.epochs and waited < parameters.patience and not self.gave_up(parameters)
+        patient = parameters.patience is None or waited < parameters.patience
+        return self.epoch < parameters.epochs and patient and not self.gave_up(parameters)
 
 
 @dataclass(frozen=True)
