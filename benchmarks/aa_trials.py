@@ -61,7 +61,7 @@ def main() -> None:
         found: list[statistics.Comparison] = []
         for number in range(arguments.trials):
             chosen = np.random.default_rng(number).permutation(len(texts))[: candidates.TIMED_EXAMPLES]
-            found.append(trial(bundle, [texts[int(i)] for i in chosen], number))
+            found.append(trial(bundle, sorted((texts[i] for i in chosen), key=len), number))
             print(f"\r{number + 1} of {arguments.trials}", end="", flush=True)
     verdicts = Counter(comparison.verdict for comparison in found)
     different = arguments.trials - verdicts["undecided"]

@@ -29,7 +29,7 @@ from toolkit.target import Target
 from toolkit.tasks.lengths import MOST_BUCKETS
 
 PARITY_EXAMPLES = 256
-TIMED_EXAMPLES = 40
+TIMED_EXAMPLES = 30
 TIMED_ROUNDS = 6
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.

@@ -87,8 +87,8 @@ class Narrow(_Strict):
 
 # The first is tried first; a budget may ask for any of them.
 NARROW = (
-    Narrow(ffn=0.67, heads=0.34),
-    Narrow(ffn=0.5, heads=0.34),
+    Narrow(ffn=0.75, heads=0.42),
+    Narrow(ffn=0.67, heads=0.25),
     Narrow(ffn=0.5),
     Narrow(ffn=0.25),
     Narrow(ffn=0.75, heads=0.5),

@@ -6,8 +6,8 @@ precision that suit the target best; what the shape answers is known after train
 
 - shapes that cannot keep to a budget are rejected first, and those that are no faster than a larger one;
 - if a budget is not met, the slowest shapes that keep to it are trained first, until one keeps the score;
-- else the plan's order is followed: half the layers, two thirds of the units and a third of the width go first, and
-  milder steps follow a failure;
+- else the plan's order is followed: half the layers, three quarters of the units and four tenths of the width go first,
+  and milder steps follow a failure;
 - a training whose validation score is hopeless after an epoch ends there, and every shape behind it with it.
 
 After each stage the gates look at the exported artifact: score, classes, economy. A stage that does not pass is undone:

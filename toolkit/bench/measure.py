@@ -60,7 +60,8 @@ def interleave(
     All builds take turns on every example, in a shuffled order, so that a change of the machine's speed hits them
     alike. Every round loads them anew, because the same file is some percent faster or slower wherever its memory
     happens to lie; and because the first to be loaded fares worse than the last, an odd round loads in the reverse of
-    the order before: `statistics.compare` takes two rounds together.
+    the order before: `statistics.compare` takes two rounds together. Every second example warms up: an engine may
+    prepare itself for each length of input, so examples should come in the order of their lengths.
     """
     generator = np.random.default_rng(seed)
     times: dict[str, list[list[float]]] = {name: [] for name in builds}
@@ -68,9 +69,8 @@ def interleave(
     for round_number in range(rounds):
         order = [order[int(i)] for i in generator.permutation(len(order))] if round_number % 2 == 0 else order[::-1]
         runners = {name: builds[name]() for name in order}
-        # Every example once, for an engine may prepare itself for every length; and in turn, for builds that are warmed
-        # one after the other are cold again when they are timed.
-        for index in range(count):
+        # In turn, for builds that are warmed one after the other are cold again when they are timed.
+        for index in range(0, count, 2):
             for runner in runners.values():
                 runner.run(index)
         for name in order:

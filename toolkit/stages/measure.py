@@ -19,7 +19,7 @@ from toolkit import engines, tasks
 from toolkit.bench import measure, statistics
 from toolkit.stages import Context
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert")
 
 
@@ -61,8 +61,8 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     task = tasks.get(context.task)
     examples = task.read_examples(context.data, "eval")
     generator = np.random.default_rng(context.seed)
-    chosen = sorted(generator.permutation(len(examples))[: parameters.examples].tolist())
-    texts = [examples[i].text for i in chosen]
+    chosen = generator.permutation(len(examples))[: parameters.examples]
+    texts = sorted((examples[i].text for i in chosen), key=len)
 
     builds: dict[str, Callable[[], measure.Runner]] = {}
     for candidate in parameters.candidates:
