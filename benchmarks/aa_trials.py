@@ -10,6 +10,7 @@ pair faster or slower. Without a bundle, the demo is converted for this machine 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -62,7 +63,8 @@ def main() -> None:
         for number in range(arguments.trials):
             chosen = np.random.default_rng(number).permutation(len(texts))[: candidates.TIMED_EXAMPLES]
             found.append(trial(bundle, sorted((texts[i] for i in chosen), key=len), number))
-            print(f"\r{number + 1} of {arguments.trials}", end="", flush=True)
+            if sys.stderr.isatty():
+                print(f"\r{number + 1} of {arguments.trials}", end="", file=sys.stderr, flush=True)
     verdicts = Counter(comparison.verdict for comparison in found)
     different = arguments.trials - verdicts["undecided"]
     ratios = np.asarray([comparison.ratio for comparison in found])
@@ -78,7 +80,7 @@ def main() -> None:
         "ratio": {f"p{q}": float(np.percentile(ratios, q)) for q in (2.5, 50, 97.5)},
         "half_width_of_the_interval_p50": float(np.median([(c.high - c.low) / 2 for c in found])),
     }
-    print(f"\rcalled different: {different} of {arguments.trials} ({record['called_different']:.1%}); {dict(verdicts)}")
+    print(f"called different: {different} of {arguments.trials} ({record['called_different']:.1%}); {dict(verdicts)}")
     print(f"ratios: {record['ratio']}; half of the interval: {record['half_width_of_the_interval_p50']:.4f}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, record)
