@@ -17,7 +17,7 @@ def latencies(generator: np.random.Generator) -> np.ndarray:
     return 2e-3 * generator.lognormal(0, 0.3, EXAMPLES)
 
 
-def measured(generator: np.random.Generator, base: np.ndarray, first: float) -> np.ndarray:
+def measured(generator: np.random.Generator, base: np.ndarray, first: int) -> np.ndarray:
     """[ROUNDS, EXAMPLES] seconds of a build: every load is some percent off, the one that loads first in a round is 3 %
     slower, and every run differs a little. `first` is 0 if the build loads first in even rounds, else 1."""
     loads = generator.normal(1, 0.02, (ROUNDS, 1))
