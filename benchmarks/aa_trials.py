@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 import toolkit
-from toolkit import candidates, conversion, demo
+from toolkit import conversion, demo
 from toolkit import data as tables
 from toolkit.bench import measure, statistics
 from toolkit.devices import local
+from toolkit.stages import measure as stage
 from toolkit.storage import write_json
 
 
@@ -42,7 +43,7 @@ def trial(bundle: Path, texts: list[str], seed: int) -> statistics.Comparison:
         engine = toolkit.load(bundle).engine
         return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
 
-    times = measure.interleave({"a": load, "b": load}, len(texts), candidates.TIMED_ROUNDS, seed)
+    times = measure.interleave({"a": load, "b": load}, len(texts), stage.ROUNDS, seed)
     return statistics.compare(times["a"], times["b"], seed)
 
 
@@ -61,7 +62,7 @@ def main() -> None:
             bundle = conversion.convert("demo", output=str(Path(work) / "bundle")).path
         found: list[statistics.Comparison] = []
         for number in range(arguments.trials):
-            chosen = np.random.default_rng(number).permutation(len(texts))[: candidates.TIMED_EXAMPLES]
+            chosen = np.random.default_rng(number).permutation(len(texts))[: stage.EXAMPLES]
             found.append(trial(bundle, sorted((texts[i] for i in chosen), key=len), number))
             if sys.stderr.isatty():
                 print(f"\r{number + 1} of {arguments.trials}", end="", file=sys.stderr, flush=True)
@@ -71,7 +72,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "command": f"python benchmarks/aa_trials.py --trials {arguments.trials}",
         "kind": "measured",
-        "protocol": f"{candidates.TIMED_EXAMPLES} examples, {candidates.TIMED_ROUNDS} rounds with two loads of the "
+        "protocol": f"{stage.EXAMPLES} examples, {stage.ROUNDS} rounds with two loads of the "
         "artifact in turn, a new draw of examples for every trial",
         "device": local.describe(),
         "trials": arguments.trials,

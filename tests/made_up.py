@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from toolkit.candidates import TIMED_ROUNDS, Candidate, Workshop
+from toolkit.candidates import Candidate, Workshop
 from toolkit.checkpoint import Checkpoint
 from toolkit.gates import score, size
 from toolkit.gates.speed import Latency
 from toolkit.recipe import METHODS, Budgets, CandidatePlan, FinetunePlan, Recipe
 from toolkit.runner import Finished, Runner
+from toolkit.stages import measure
 from toolkit.target import Cpu, EngineSupport, Gpu, Source, Target
 
 EXAMPLES = 60  # timed, and in the evaluation split
@@ -71,7 +72,7 @@ def a_candidate(
     ]
     if ms is not None:
         shared = np.random.default_rng(0).lognormal(0, 0.3, EXAMPLES)  # the examples' own lengths
-        own = np.random.default_rng(noise).normal(1, 0.02, (TIMED_ROUNDS, EXAMPLES))
+        own = np.random.default_rng(noise).normal(1, 0.02, (measure.ROUNDS, EXAMPLES))
         candidate.times = (ms * 1e-3 * shared * own).tolist()
         candidate.latency = Latency(1e3 * float(np.mean(candidate.times)), "measured")
     elif estimate is not None:

@@ -29,8 +29,6 @@ from toolkit.target import Target
 from toolkit.tasks.lengths import MOST_BUCKETS
 
 PARITY_EXAMPLES = 256
-TIMED_EXAMPLES = 30
-TIMED_ROUNDS = 6
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
@@ -332,11 +330,7 @@ def measure(workshop: Workshop, candidates: Mapping[str, Candidate], title: str 
         for name, c in candidates.items()
         if c.built
     ]
-    shared = {
-        "max_length": workshop.data_report["max_length"],
-        "examples": TIMED_EXAMPLES,
-        "rounds": TIMED_ROUNDS,
-    }
+    shared = {"max_length": workshop.data_report["max_length"]}
     device = local.describe()
     timing = workshop.runner.run(
         "measure",

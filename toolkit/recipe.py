@@ -212,8 +212,7 @@ def compress_plan(
         return CompressPlan(when="never", reason=why)
     # Many texts are seen twice, few of them more often: what counts is how many answers a student has learned from.
     epochs = (2, 2) if unlabeled else (6, 4)
-    # The learning rate falls to zero in the last epoch, which is mostly the best one. What is hopeless ends anyway.
-    learning = {"learning_rate": 1.5e-4, "patience": None, "bf16": bf16}
+    learning = {"learning_rate": 1.5e-4, "bf16": bf16}
     return CompressPlan(
         when="always" if wanted else "if a budget asks",
         reason="--compress" if wanted else f"runs if {' or '.join(asked)} is not met without it",

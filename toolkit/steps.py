@@ -214,7 +214,7 @@ def distill(
         )
     depth = len(shape.get("layers") or range(source.layers))
     layer_map = {mine: architecture.matching(mine, depth, teacher.layers) for mine in range(depth + 1)}
-    given = {"patience": None, **(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
+    given = {**(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
     if hidden or attention:
         given["layer_map"] = layer_map
     text_file, texts_sha256 = _text_file(unlabeled, unlabeled_column)
@@ -265,8 +265,7 @@ def prune(
         if learn_from_itself and parameters.get("epochs", 1):
             text_file, texts_sha256 = _text_file(unlabeled, unlabeled_column)
             teaching = [chain.teach(made.checkpoint, unlabeled=text_file, unlabeled_sha256=texts_sha256)]
-        given = {"patience": None, **parameters}
-        finished = chain.prune(made.checkpoint, teaching, given, title="prune", reason="asked for")
+        finished = chain.prune(made.checkpoint, teaching, parameters, title="prune", reason="asked for")
     return _publish(finished, Path(output), bool(options.get("overwrite")))
 
 

@@ -30,7 +30,7 @@ from toolkit.errors import InputError
 from toolkit.importance import Method
 from toolkit.stages import Context, teach
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 _MULTIPLE = 32  # what the feed-forward width of a narrower student is rounded to
 
@@ -39,6 +39,8 @@ class Parameters(training.Hyperparameters):
     """The loop's hyperparameters, the student and the losses."""
 
     epochs: int = Field(4, ge=1)
+    # The learning rate falls to zero in the last epoch, which is mostly the best one.
+    patience: int | None = Field(None, ge=1)
     teaching: list[str] = Field(min_length=1, description="Outputs of `teach`, one per teacher")
     layers: list[int] | None = Field(None, description="Layers of the source that the student starts from; all if none")
     width: int | None = Field(None, ge=1, description="How wide the student is: heads and units go in proportion")

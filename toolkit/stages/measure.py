@@ -19,8 +19,10 @@ from toolkit import engines, tasks
 from toolkit.bench import measure, statistics
 from toolkit.stages import Context
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert")
+EXAMPLES = 30
+ROUNDS = 6
 
 
 class Candidate(BaseModel):
@@ -40,8 +42,8 @@ class Parameters(BaseModel):
 
     candidates: list[Candidate]
     max_length: int
-    examples: int = 100
-    rounds: int = 6
+    examples: int = EXAMPLES
+    rounds: int = ROUNDS
     baseline: str = "torch fp32"
 
 

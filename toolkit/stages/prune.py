@@ -23,7 +23,7 @@ from toolkit.runtime.text import TextEncoder
 from toolkit.stages import Context, distill, finetune
 from toolkit.storage import write_json
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 
 
@@ -31,6 +31,7 @@ class Parameters(training.Hyperparameters):
     """What goes, how it is chosen, and how the rest recovers."""
 
     epochs: int = Field(2, ge=0, description="Of recovery; 0: none")
+    patience: int | None = Field(None, ge=1)  # the learning rate falls to zero in the last epoch, mostly the best one
     learning_rate: float = Field(5e-5, gt=0)
     layers: int | None = Field(None, ge=1, description="How many stay")
     ffn: float = Field(0.0, ge=0, lt=1, description="Share of the feed-forward units that goes")
