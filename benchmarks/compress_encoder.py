@@ -93,7 +93,7 @@ def text_kinds(folder: Path) -> Path:
 
 
 def convert(data_set: str, folder: Path, compress: bool, max_size_mb: float | None, min_score: str) -> Any:
-    """The plan, the bundle of a data set that it led to, and why that was refused (None if it was not)."""
+    """The plan, and the bundle of a data set that it led to, accepted or not."""
     options: dict[str, Any] = {"model": "demo", "target": TARGET, "output": str(folder / f"bundle-{compress}")}
     if data_set == "rotten-tomatoes":
         unlabeled = str(film_sentences(folder / "sentences.txt")) if compress else None
@@ -111,9 +111,9 @@ def convert(data_set: str, folder: Path, compress: bool, max_size_mb: float | No
     from toolkit.cli.convert import run_with_progress
 
     try:
-        return plan, run_with_progress(plan, quiet=not with_bars), None
+        return plan, run_with_progress(plan, quiet=not with_bars)
     except RefusedError as error:
-        return plan, error.bundle, str(error)
+        return plan, error.bundle
 
 
 def against_peers(plan: Any, compressed: Any, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def against_peers(plan: Any, compressed: Any, folder: Path, arguments: argparse.
     runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed)
     data = conversion.prepare(runner, plan)
     tuned = conversion.finetune(runner, plan, data).output
-    _, plain, _ = convert("rotten-tomatoes", folder, False, None, "99%")
+    _, plain = convert("rotten-tomatoes", folder, False, None, "99%")
     task = tasks.get(plan.recipe.task)
     encoder = task.encoder(tuned, inputs=peers.NAMES, max_length=peers.LONG)
     model = torch_engine.load_model(tuned, task.MODEL_CLASS)
@@ -195,7 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as work:
-        plan, bundle, refused = convert(arguments.data_set, Path(work), True, arguments.max_size, arguments.min_score)
+        plan, bundle = convert(arguments.data_set, Path(work), True, arguments.max_size, arguments.min_score)
         record: dict[str, Any] = {
             "command": f"python benchmarks/compress_encoder.py --data-set {arguments.data_set}"
             + (f" --max-size {arguments.max_size:g}" if arguments.max_size else "")
@@ -204,7 +204,7 @@ def main() -> None:
             "device": local.describe(),
             "versions": library_versions(LIBRARIES),
             "target": TARGET,
-            "refused": refused,
+            "refused": "; ".join(bundle.manifest["refusals"]) or None,
             "recipe": plan.recipe.compress.model_dump(exclude={"unlabeled"}),
             "summary": {
                 key: bundle.summary[key]
