@@ -125,12 +125,12 @@ def against_peers(plan: Any, compressed: Any, folder: Path, arguments: argparse.
     tuned = conversion.finetune(runner, plan, data).output
     _, plain = convert("rotten-tomatoes", folder, False, None, "99%")
     task = tasks.get(plan.recipe.task)
-    encoder = task.encoder(tuned, inputs=peers.NAMES, max_length=peers.LONG)
-    model = torch_engine.load_model(tuned, task.MODEL_CLASS)
+    encoder = task.encoder(tuned, {"max_length": peers.LONG}, inputs=peers.NAMES)
+    model = torch_engine.load_model(tuned, task)
     builds = peers.build_onnx_peers(model, folder)
     builds[peers.LITERT] = peers.build_litert_peer(model, folder)
     train = task.read_examples(data.output, "train")[:CALIBRATION_EXAMPLES]
-    builds |= peers.build_openvino_peers(folder, [encoder(example.text) for example in train])
+    builds |= peers.build_openvino_peers(folder, [encoder(example.input) for example in train])
     builds[peers.EAGER] = partial(peers.load_eager, tuned)
     sizes = {name: (folder / peers.FILES[name]).stat().st_size for name in builds if name in peers.FILES}
     sizes[peers.EAGER] = (tuned / "model.safetensors").stat().st_size
@@ -178,7 +178,7 @@ def print_record(record: dict[str, Any]) -> None:
         f"{score['name']} {score['before']:.4f} → {score['after']:.4f} ({score['after'] / score['before']:.2%}), "
         f"{size['before_bytes'] / 1e6:.1f} → {size['after_bytes'] / 1e6:.2f} MB; {summary['chosen']}"
     )
-    print(report.behaviour_text(summary["behaviour"]))
+    print(summary["behaviour"]["sentence"])
     if "lengths" in record:
         peers.print_lengths(record, "int8 peer")
 

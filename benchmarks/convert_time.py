@@ -98,7 +98,7 @@ def main() -> None:
         steps.finetune(str(folder / "tuned"), {"model": "demo"})
         examples = tasks.get(plan.recipe.task).read_examples(data.output, "eval")[: arguments.examples]
         names = json.loads((data.output / "labels.json").read_text())
-        lines = [json.dumps({"text": e.text, "label": names[e.label]}) for e in examples]
+        lines = [json.dumps({"text": e.input, "label": names[e.label]}) for e in examples]
         (folder / "eval.jsonl").write_text("\n".join(lines) + "\n")
         run = watched(
             [

@@ -38,7 +38,7 @@ def build(folder: Path) -> tuple[peers.Bench, dict[str, int], str]:
     tuned = conversion.finetune(runner, plan, data).output
     bundle = conversion.run(plan)
     task = tasks.get(plan.recipe.task)
-    model = torch_engine.load_model(tuned, task.MODEL_CLASS)
+    model = torch_engine.load_model(tuned, task)
     builds = peers.build_onnx_peers(model, folder)
     builds[peers.LITERT] = peers.build_litert_peer(model, folder)
     builds[peers.EAGER] = partial(peers.load_eager, tuned)
@@ -48,7 +48,7 @@ def build(folder: Path) -> tuple[peers.Bench, dict[str, int], str]:
     bench = peers.Bench(
         builds=builds,
         bundles={OURS: bundle.path},
-        encoder=task.encoder(tuned, inputs=peers.NAMES, max_length=peers.LONG),
+        encoder=task.encoder(tuned, {"max_length": peers.LONG}, inputs=peers.NAMES),
         task=task,
         examples=task.read_examples(data.output, "eval"),
         labels=json.loads((data.output / "labels.json").read_text()),

@@ -173,15 +173,14 @@ class Bench:
 
     def scores(self) -> dict[str, float]:
         """Every build's score on the whole held-out split."""
-        truth = np.asarray([example.label for example in self.examples])
         logits = {}
         for name, load in self.builds.items():
             run = load()
-            logits[name] = np.concatenate([run(self.encoder(example.text)) for example in self.examples])
+            logits[name] = np.concatenate([run(self.encoder(example.input)) for example in self.examples])
         for name, bundle in self.bundles.items():
             pipeline = toolkit.load(bundle)
-            logits[name] = np.stack([pipeline.logits(example.text) for example in self.examples])
-        return {name: self.task.metrics(values, truth, self.labels)["score"] for name, values in logits.items()}
+            logits[name] = np.concatenate([pipeline.answers(example.input) for example in self.examples])
+        return {name: self.task.metrics(values, self.examples, self.labels)["score"] for name, values in logits.items()}
 
     def times(self, texts: list[str], rounds: int) -> dict[str, list[list[float]]]:
         """Seconds per build, round and text: all builds in turn, inputs made beforehand."""
@@ -204,11 +203,11 @@ class Bench:
     def real_texts(self, count: int) -> list[str]:
         """Held-out sentences, drawn at random from seed 0, the shortest first."""
         chosen = np.random.default_rng(0).permutation(len(self.examples))[:count]
-        return sorted((self.examples[i].text for i in chosen), key=len)
+        return sorted((self.examples[i].input for i in chosen), key=len)
 
     def long_texts(self) -> list[str]:
         """Forty texts that are truncated to `LONG` tokens."""
-        words = " ".join(example.text for example in self.examples[:200]).split()
+        words = " ".join(example.input for example in self.examples[:200]).split()
         return [" ".join(words[start : start + LONG]) for start in range(0, 40 * 20, 20)]
 
 

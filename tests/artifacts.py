@@ -33,8 +33,8 @@ def encode(folder: Path, texts: Sequence[str]) -> list[Any]:
     artifact = description(folder)
     encoder = tasks.get("text-classification").encoder(
         folder,
+        {"max_length": MAX_LENGTH},
         inputs=[tensor["name"] for tensor in artifact["inputs"]],
-        max_length=MAX_LENGTH,
         lengths=artifact["lengths"],
     )
     return [encoder(text) for text in texts]

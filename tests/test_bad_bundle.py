@@ -13,6 +13,7 @@ import pytest
 import toolkit
 from tests.conftest import run_toolkit
 from tests.refusals import assert_refused, in_process
+from toolkit import bundle as bundles
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
 
@@ -64,7 +65,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
         (remove_tokenizer, ["file 'tokenizer.json' is missing"]),
         (cut_manifest, ["manifest.json cannot be read as JSON"]),
         (link_out, ["'tokenizer.json' leads out of the bundle by a link"]),
-        (changed(lambda m: m.update(schema_version=2)), ["schema version 2", "reads up to 1", "Update the toolkit"]),
+        (changed(lambda m: m.update(schema_version=3)), ["schema version 3", "reads up to 2", "Update the toolkit"]),
         (changed(lambda m: m["artifact"].update(path="../x")), ["'../x' does not stay inside the bundle"]),
         (changed(lambda m: m["preprocessing"].update(path="a/../../x")), ["does not stay inside the bundle"]),
         (changed(lambda m: m["artifact"].update(path="/etc/passwd")), ["'/etc/passwd' does not stay inside"]),
@@ -116,3 +117,16 @@ def test_a_folder_without_a_manifest_is_no_bundle(
     for verb in ("verify", "bench"):
         assert_refused(in_process([verb, str(folder)], capsys), "is not a bundle: it has no manifest.json")
     assert_refused(in_process(["inspect", str(folder)], capsys), "it has no config.json")
+
+
+def test_a_bundle_of_the_first_schema_still_answers(bundle: Path, tmp_path: Path) -> None:
+    """Its golden examples had another form: it loads and predicts, and cannot be replayed."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    data = json.loads((folder / manifests.FILE_NAME).read_text())
+    data["schema_version"] = 1
+    data["content_hash"] = manifests.content_hash(data)
+    (folder / manifests.FILE_NAME).write_text(json.dumps(data))
+    assert toolkit.load(folder)("a quiet, brilliant film")["label"] in ("negative", "positive")
+    with pytest.raises(InputError, match="written by an older version"):
+        bundles.verify(folder)

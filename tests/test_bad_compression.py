@@ -100,7 +100,7 @@ def test_student_that_takes_shorter_texts(run: Refuse, tmp_path: Path, data: Pat
     with data.open("a") as stream:
         stream.writelines(f"{'word ' * 40}{number},{number % 2}\n" for number in range(10))
     short = tiny_checkpoint(tmp_path / "short", **{**SHAPE, "max_position_embeddings": 16})
-    assert_refused(run("distill", "--student", short), "short: the student takes at most 16 tokens", "--max-length 16")
+    assert_refused(run("distill", "--student", short), "short: it takes at most 16 tokens", "--max-length 16")
 
 
 # Teachers
@@ -114,9 +114,9 @@ def test_teachers_that_answer_another_question(run: Refuse, tmp_path: Path) -> N
     assert_refused(run("distill", "--layers", "1", "--teacher", turned), "in the same order")
     untrained = tiny_checkpoint(tmp_path / "untrained")
     done = run("distill", "--layers", "1", "--teacher", untrained)
-    assert_refused(done, "untrained is not a trained classifier; fine-tune it first")
-    assert_refused(run("distill", "--layers", "1", model=untrained), "untrained is not a trained classifier")
-    assert_refused(run("prune", "--ffn", "0.5", model=untrained), "untrained is not a trained classifier")
+    assert_refused(done, "untrained is not trained for text-classification; fine-tune it first")
+    assert_refused(run("distill", "--layers", "1", model=untrained), "untrained is not trained for text-classification")
+    assert_refused(run("prune", "--ffn", "0.5", model=untrained), "untrained is not trained for text-classification")
 
 
 def test_data_with_labels_that_the_teacher_does_not_know(run: Refuse, data: Path) -> None:

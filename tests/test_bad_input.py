@@ -16,6 +16,7 @@ from tests.small_inputs import ROWS, csv_text, json_lines, prepare, tiny_checkpo
 from toolkit import checkpoint as checkpoints
 from toolkit.engines.torch import load_model
 from toolkit.errors import InputError
+from toolkit.tasks.text_classification import TASK
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"misfit .*its weights do not have the shapes that its config\.json describes"
     ):
-        load_model(folder, "AutoModelForSequenceClassification")
+        load_model(folder, TASK)
 
 
 # Pickles
@@ -142,7 +143,7 @@ def test_pickle_is_refused_then_read_as_tensors_only(model: Path, convert: Calla
     assert f"model: {model}" in allowed.stdout
     copies = list((tmp_path / "cache" / "imported").iterdir())
     assert len(copies) == 1
-    assert checkpoints.inspect(copies[0]).tensors == {"embeddings.word_embeddings.weight": ("F32", (8, 4))}
+    assert checkpoints.inspect(copies[0], TASK).tensors == {"embeddings.word_embeddings.weight": ("F32", (8, 4))}
     assert not list(copies[0].glob("*.bin"))
 
 
@@ -220,7 +221,7 @@ def test_a_line_of_a_megabyte_just_works(model: Path, tmp_path: Path, suffix: st
     report = prepare(model, path, tmp_path / "out")
     assert report["used"] == 13
     assert report["tokens"]["max"] >= 200_000
-    assert report["max_length"] <= 512
+    assert report["encoding"]["max_length"] <= 512
 
 
 # Arguments

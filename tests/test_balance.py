@@ -34,7 +34,9 @@ def context(tuned: Path, tmp_path_factory: pytest.TempPathFactory, sentences: li
 
 def run(source: Path, output: Path, context: stages.Context, alpha: float = 0.7) -> dict[str, Any]:
     output.mkdir()
-    parameters = balance.Parameters.model_validate({"alpha": alpha, "examples": {"samples": 48, "max_length": 64}})
+    parameters = balance.Parameters.model_validate(
+        {"alpha": alpha, "examples": {"samples": 48, "encoding": {"max_length": 64}}}
+    )
     return balance.run(source, output, parameters, context)
 
 
@@ -42,10 +44,8 @@ def torch_answers(folder: Path, texts: list[str]) -> Any:
     from toolkit.engines import torch as torch_engine
 
     engine = torch_engine.load(folder)
-    encoder = artifacts.tasks.get("text-classification").encoder(
-        folder, inputs=torch_engine.input_names(engine.model, artifacts.tasks.get("text-classification")), max_length=64
-    )
-    return np.asarray([engine.run(encoder(text))["logits"][0] for text in texts])
+    encoder = artifacts.tasks.get("text-classification").encoder(folder, {"max_length": 64}, inputs=engine.input_names)
+    return np.asarray([engine.run(encoder(text))["output"][0] for text in texts])
 
 
 def test_a_balanced_artifact_answers_the_same(

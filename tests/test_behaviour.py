@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit import behaviour
+from toolkit.answers import classes as behaviour
 from toolkit.gates import classes
 
 NAMES = ["one", "two", "three", "four"]
@@ -44,7 +44,7 @@ def test_what_flipped_is_counted_and_listed(labels: Any) -> None:
     assert report["flip_rate_low"] <= 0.003 <= report["flip_rate_high"]
     assert (report["right_to_wrong"], report["wrong_to_right"]) == (3, 0)
     assert len(report["worst"]) == behaviour.WORST
-    assert {entry["text"] for entry in report["worst"][:3]} == {"text 3", "text 400", "text 999"}
+    assert {entry["example"] for entry in report["worst"][:3]} == {"text 3", "text 400", "text 999"}
     first = report["worst"][0]
     assert first["label"] == first["before"] != first["after"]
     assert first["probability_lost"] > 0.9 > 0.1 > report["worst"][3]["probability_lost"]
@@ -94,3 +94,33 @@ def test_calibration_error_of_known_cases() -> None:
     assert behaviour.calibration_error(certain, labels) == pytest.approx(0.25)
     honest = np.log(np.asarray([[0.75, 0.25]] * 4))
     assert behaviour.calibration_error(honest, labels) == pytest.approx(0.0, abs=1e-9)
+
+
+REFERENCE = np.array([[1.0, -1.0], [0.2, 0.1], [-3.0, 2.0]], dtype=np.float32)
+
+
+def test_agreement_counts_flips_per_reference_class() -> None:
+    candidate = np.array([[1.0, -1.0], [0.1, 0.3], [-3.0, 2.0]], dtype=np.float32)
+    found = behaviour.agreement(REFERENCE, candidate, ["bad", "good", "never"])
+    assert found["flip_rate"] == pytest.approx(1 / 3)
+    assert found["flip_rate_per_class"] == {"bad": 0.5, "good": 0.0, "never": None}
+    assert found["largest_difference"] == pytest.approx(0.2, abs=1e-6)
+
+
+def test_agreement_can_be_written_as_json() -> None:
+    broken = REFERENCE.copy()
+    broken[0, 0] = np.nan
+    assert behaviour.agreement(REFERENCE, broken, ["bad", "good"])["largest_difference"] is None
+
+
+def between(before: Any, after: Any) -> float:
+    return behaviour.divergence(behaviour.targets(before), after)
+
+
+def test_divergence_is_zero_for_the_same_answers_only() -> None:
+    logits = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    assert between(logits, logits) == pytest.approx(0, abs=1e-9)
+    assert between(logits, logits + 5) == pytest.approx(0, abs=1e-6)  # no answer changes
+    assert between(logits, -logits) > between(logits, 0.9 * logits) > 0
+    by_hand = np.log(0.5 / 0.25) * 0.5 + np.log(0.5 / 0.75) * 0.5
+    assert between(np.zeros((1, 2)), np.log([[0.25, 0.75]])) == pytest.approx(by_hand)

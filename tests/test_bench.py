@@ -20,8 +20,9 @@ from toolkit.bench import run
 from toolkit.errors import InputError
 
 KEYS = {
-    "schema_version", "kind", "clock", "bundle", "content_hash", "precision", "artifact_bytes", "texts", "texts_from",
-    "device", "latency", "preprocessing", "throughput_per_s", "cold_start", "memory", "warm_up_runs", "engine",
+    "schema_version", "kind", "clock", "bundle", "content_hash", "precision", "artifact_bytes", "examples",
+    "examples_from", "device", "latency", "preprocessing", "throughput_per_s", "cold_start", "memory", "warm_up_runs",
+    "engine",
 }  # fmt: skip
 LATENCY = {"count", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "min_ms", "max_ms"}
 SECONDS = 0.2
@@ -51,7 +52,7 @@ def test_record_is_whole_and_in_order(engine: str, encoder: Path, reviews: Path)
     assert record["content_hash"] == manifest["content_hash"]
     assert record["precision"] == manifest["artifact"]["precision"] == "int8"
     assert record["artifact_bytes"] == (folder / manifest["artifact"]["path"]).stat().st_size
-    assert (record["texts"], record["texts_from"]) == (8, "the bundle's golden examples")
+    assert (record["examples"], record["examples_from"]) == (8, "the bundle's golden examples")
     for part in (record["latency"], record["preprocessing"]):
         assert set(part) == LATENCY
         assert part["count"] >= 50
@@ -91,10 +92,10 @@ def test_texts_of_a_file_are_run(made: Path, tmp_path: Path, sentences: list[tup
     lines = tmp_path / "lines.txt"
     lines.write_text("one text\n\n  \nanother, wörld 🙂\n", encoding="utf-8")
     record = bench(made, "--data", lines)
-    assert (record["texts"], record["texts_from"]) == (2, "lines.txt")
+    assert (record["examples"], record["examples_from"]) == (2, "lines.txt")
     table = write_csv(tmp_path / "reviews.csv", sentences[:30])
     record = bench(made, "--data", table)
-    assert (record["texts"], record["texts_from"]) == (30, "reviews.csv")
+    assert (record["examples"], record["examples_from"]) == (30, "reviews.csv")
 
 
 def test_minimum_of_runs_and_of_seconds(made: Path) -> None:
@@ -114,7 +115,7 @@ def test_table_for_people(made: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "record.json").read_text())
     assert f"{record['latency']['p50_ms']:.3f} / {record['latency']['p90_ms']:.3f}" in done.stdout
     assert f"{record['memory']['peak_rss_bytes'] / 1e6:.1f} MB" in done.stdout
-    assert f"{record['latency']['count']} runs over 8 texts (the bundle's golden examples)" in done.stdout
+    assert f"{record['latency']['count']} runs over 8 examples (the bundle's golden examples)" in done.stdout
     assert record["device"]["cpu_model"] in done.stdout
 
 
@@ -122,8 +123,8 @@ def test_table_for_people(made: Path, tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("none.txt", None, "does not exist"),
-        ("empty.txt", b"\n \n", "holds no text"),
-        ("latin.txt", "é".encode("latin-1"), "is not UTF-8 text (byte 0)"),
+        ("empty.txt", b"\n \n", "holds no examples"),
+        ("latin.txt", "é".encode("latin-1"), "not UTF-8 text"),
         ("numbers.csv", b"a,b\n1,2\n", "text"),
     ],
 )

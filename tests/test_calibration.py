@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import string
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ import pytest
 from tests.conftest import write_csv
 from tests.small_inputs import prepare
 from toolkit import calibration, demo, tasks
-from toolkit.calibration import Examples, Source
+from toolkit.calibration import Source
 from toolkit.errors import InputError
 from toolkit.runtime.text import TextEncoder
+from toolkit.tasks.text import check_texts, unusual_lengths
+from toolkit.tasks.unigrams import randomness
 
 NAMES = ["negative", "positive"]
 VOCABULARY = 30522
@@ -27,6 +31,19 @@ VOCABULARY = 30522
 def encode() -> Any:
     encoder = TextEncoder(demo.find().model / "tokenizer.json", max_length=64, inputs=())
     return lambda texts: [encoder.ids(text) for text in texts]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts, their token ids and labels."""
+
+    texts: Sequence[str]
+    tokens: Sequence[Sequence[int]]
+    labels: Sequence[int] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.tokens]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +58,16 @@ def some(examples: Examples, start: int, stop: int) -> Examples:
 
 
 def lint(given: Examples, real: Examples, evaluation: list[str] | None = None) -> list[str]:
-    return calibration.check(given, real, evaluation or [], NAMES, VOCABULARY)
+    """What `calibration.collect` says of texts, without the task's files around them."""
+    identity = tasks.get("text-classification").identity
+    same = [identity(text) for text in given.texts]
+    check_texts(given.tokens, real.tokens, VOCABULARY)
+    return [
+        *unusual_lengths(given.lengths, real.lengths),
+        *calibration.duplicates(same, [identity(text) for text in evaluation or []]),
+        *calibration.too_few(same),
+        *calibration.missing_classes(given.labels, NAMES),
+    ]
 
 
 # --- choosing
@@ -107,12 +133,12 @@ def test_real_texts_are_told_from_random_ones_by_far(
         ]
     )
     for tokens in (held_out, shuffled, news):
-        assert calibration.randomness(real.tokens, tokens, VOCABULARY) < 0.2
+        assert randomness(real.tokens, tokens, VOCABULARY) < 0.2
     letters = encode(random_texts("letters", sentences))
-    assert calibration.randomness(real.tokens, letters, VOCABULARY) > 0.6
+    assert randomness(real.tokens, letters, VOCABULARY) > 0.6
     few = real.tokens[:30]  # a training split this small knows few words
-    assert calibration.randomness(few, held_out, VOCABULARY) < 0.3 < 0.6
-    assert calibration.randomness(few, letters, VOCABULARY) > 0.6
+    assert randomness(few, held_out, VOCABULARY) < 0.3 < 0.6
+    assert randomness(few, letters, VOCABULARY) > 0.6
 
 
 # --- warnings
@@ -144,7 +170,7 @@ def test_each_fault_is_named(real: Examples, encode: Any, sentences: list[tuple[
     short = [i for i in range(800) if len(real.tokens[i]) <= 12]
     brief = Examples([real.texts[i] for i in short], [real.tokens[i] for i in short])
     usual = round(float(np.percentile(real.lengths, 90)))
-    assert lint(brief, real)[-1] == (
+    assert lint(brief, real)[0] == (
         f"The longest calibration example has {max(brief.lengths)} tokens; one in 10 training texts has {usual} or "
         "more."
     )
@@ -170,12 +196,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, sentences: list[tuple[str
 
 def collect(prepared: Path | None, **source: Any) -> tuple[list[str], list[str]]:
     task = tasks.get("text-classification")
-    return calibration.collect(Source(**source), demo.find().model, task, prepared, seed=0)
+    options = {name: source.pop(name) for name in ("text_column", "label_column") if name in source}
+    given = Source(encoding={"max_length": 128}, options=options, **source)
+    return calibration.collect(given, demo.find().model, task, prepared, seed=0)
 
 
 def test_examples_come_from_the_training_part(prepared: Path) -> None:
     texts, warnings = collect(prepared, samples=120)
-    train = {example.text for example in tasks.get("text-classification").read_examples(prepared, "train")}
+    train = {example.input for example in tasks.get("text-classification").read_examples(prepared, "train")}
     assert len(texts) == 120
     assert set(texts) <= train
     assert warnings == []
@@ -224,7 +252,9 @@ def test_a_file_of_random_text_is_refused(prepared: Path, tmp_path: Path, senten
         collect(prepared, file=str(path))
 
 
-def test_data_for_evaluation_only_is_told_apart(prepared: Path) -> None:
-    empty = SimpleNamespace(read_examples=lambda folder, split: [])
+def test_data_for_evaluation_only_is_told_apart(prepared: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "prepared"
+    shutil.copytree(prepared, alone)
+    (alone / "train.jsonl").write_text("")
     with pytest.raises(InputError, match="for evaluation only"):
-        calibration.collect(Source(), demo.find().model, empty, prepared, seed=0)
+        collect(alone)

@@ -198,13 +198,15 @@ def test_a_class_that_collapses_is_refused_though_the_mean_stays(tmp_path: Path)
     folders = {name: tmp_path / name for name in ("data", "before", "after")}
     for folder in folders.values():
         folder.mkdir()
-    lines = (json.dumps({"text": f"text {i}", "label": int(label)}) for i, label in enumerate(truth))
+    lines = (json.dumps({"input": f"text {i}", "label": int(label)}) for i, label in enumerate(truth))
     (folders["data"] / "eval.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     names = ["film review", "product review", "editorial", "tweet"]
+    (folders["data"] / "labels.json").write_text(json.dumps(names), encoding="utf-8")
+    task = tasks.get("text-classification")
     reports = {}
     for name, logits in (("before", before), ("after", after)):
-        np.save(folders[name] / "logits.npy", logits.astype(np.float32))
-        metrics = tasks.get("text-classification").metrics(logits, truth, names)
+        np.save(folders[name] / "answers.npy", logits.astype(np.float32))
+        metrics = task.metrics(logits, task.read_examples(folders["data"], "eval"), names)
         reports[name] = Finished(folders[name], {"report": metrics})
     workshop = a_workshop(["litert"])
     workshop.data = Finished(folders["data"], {"report": {"splits": {"eval": len(truth)}}})

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.small_inputs import tiny_checkpoint
 from toolkit import checkpoint
 from toolkit.errors import InputError
+from toolkit.tasks.text_classification import TASK
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def change_config(folder: Path, **values: Any) -> None:
 
 
 def test_untrained_checkpoint(tiny: Path) -> None:
-    found = checkpoint.inspect(tiny)
+    found = checkpoint.inspect(tiny, TASK)
     assert found.tensors == {"embeddings.word_embeddings.weight": ("F32", (8, 4))}
     assert found.parameters == 32
     assert found.size_bytes == (tiny / "model.safetensors").stat().st_size
@@ -47,31 +48,31 @@ def test_untrained_checkpoint(tiny: Path) -> None:
 
 def test_labels_of_a_trained_classifier_are_in_index_order(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(11)]
-    assert checkpoint.inspect(tiny_checkpoint(tmp_path / "a", labels=names)).labels == names
+    assert checkpoint.inspect(tiny_checkpoint(tmp_path / "a", labels=names), TASK).labels == names
 
 
 def test_a_classifier_without_its_head_is_untrained(tiny: Path) -> None:
     change_config(tiny, architectures=["BertForSequenceClassification"], id2label={"0": "a", "1": "b"})
-    assert checkpoint.inspect(tiny).labels is None
+    assert checkpoint.inspect(tiny, TASK).labels is None
 
 
 def test_roberta_counts_two_positions_less(tiny: Path) -> None:
     change_config(tiny, model_type="roberta", max_position_embeddings=514)
-    assert checkpoint.inspect(tiny).model_limit == 512
+    assert checkpoint.inspect(tiny, TASK).model_limit == 512
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_the_hash_follows_what_the_model_is(tiny: Path, name: str) -> None:
-    before = checkpoint.inspect(tiny).sha256
+    before = checkpoint.inspect(tiny, TASK).sha256
     (tiny / "README.md").write_text("words about it")
-    assert checkpoint.inspect(tiny).sha256 == before
+    assert checkpoint.inspect(tiny, TASK).sha256 == before
     if name == "model.safetensors":
         data = bytearray((tiny / name).read_bytes())
         data[-1] ^= 1
         (tiny / name).write_bytes(data)
     else:
         (tiny / name).write_text((tiny / name).read_text() + " ")
-    assert checkpoint.inspect(tiny).sha256 != before
+    assert checkpoint.inspect(tiny, TASK).sha256 != before
 
 
 def test_sharded_weights_are_read_by_their_index(tiny: Path) -> None:
@@ -82,10 +83,10 @@ def test_sharded_weights_are_read_by_their_index(tiny: Path) -> None:
         save_file({f"layer.{number}": np.zeros(number, np.float16)}, tiny / f"model-{number}.safetensors")
     index = {"weight_map": {f"layer.{number}": f"model-{number}.safetensors" for number in (1, 2)}}
     (tiny / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert checkpoint.inspect(tiny).tensors == {"layer.1": ("F16", (1,)), "layer.2": ("F16", (2,))}
+    assert checkpoint.inspect(tiny, TASK).tensors == {"layer.1": ("F16", (1,)), "layer.2": ("F16", (2,))}
     (tiny / "model-2.safetensors").unlink()
     with pytest.raises(InputError, match=r"the index names model-2\.safetensors, which is not there"):
-        checkpoint.inspect(tiny)
+        checkpoint.inspect(tiny, TASK)
 
 
 # What is refused
@@ -129,7 +130,7 @@ def test_header_of_the_wrong_shape(tmp_path: Path, header: str) -> None:
 def test_damaged_index_or_one_that_leads_out(tiny: Path, index: str) -> None:
     (tiny / "model.safetensors.index.json").write_text(index)
     with pytest.raises(InputError, match=r"model\.safetensors\.index\.json"):
-        checkpoint.inspect(tiny)
+        checkpoint.inspect(tiny, TASK)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_damaged_index_or_one_that_leads_out(tiny: Path, index: str) -> None:
 def test_config_with_values_of_the_wrong_type(tmp_path: Path, values: dict[str, Any]) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny", labels=["a", "b"], **values)
     with pytest.raises(InputError, match=r"config\.json is damaged"):
-        checkpoint.inspect(folder)
+        checkpoint.inspect(folder, TASK)
 
 
 # Pickles
@@ -161,7 +162,7 @@ def test_pickle_is_copied_to_safetensors_once(pickled: Path, tmp_path: Path, mon
     folder = checkpoint.from_pickle(pickled, tmp_path / "cache")
     expected = np.arange(32, dtype=np.float32).reshape(8, 4)
     assert np.array_equal(load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"], expected)
-    assert checkpoint.inspect(folder).parameters == 32
+    assert checkpoint.inspect(folder, TASK).parameters == 32
     assert not list(folder.glob("*.bin"))
     monkeypatch.delattr(torch, "load")
     assert checkpoint.from_pickle(pickled, tmp_path / "cache") == folder
@@ -169,7 +170,7 @@ def test_pickle_is_copied_to_safetensors_once(pickled: Path, tmp_path: Path, mon
 
 def test_other_pickles_of_a_training_folder_are_not_read(pickled: Path, tmp_path: Path) -> None:
     (pickled / "optimizer.pt").write_bytes(b"not even a pickle")
-    assert checkpoint.inspect(checkpoint.from_pickle(pickled, tmp_path / "cache")).parameters == 32
+    assert checkpoint.inspect(checkpoint.from_pickle(pickled, tmp_path / "cache"), TASK).parameters == 32
 
 
 def test_a_folder_with_safetensors_or_without_weights_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_a_folder_with_safetensors_or_without_weights_is_left_as_it_is(tiny: Pat
         (tiny / name).unlink()
     assert checkpoint.from_pickle(tiny, tmp_path / "cache") == tiny
     with pytest.raises(InputError, match="has no weights"):
-        checkpoint.inspect(tiny)
+        checkpoint.inspect(tiny, TASK)
 
 
 @pytest.mark.parametrize("content", ["junk", "list"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.small_inputs import ROWS, csv_text, json_lines, prepare, tiny_checkpoint
 from toolkit import data
-from toolkit.data import Dropped, Example
+from toolkit.data import Dropped
 from toolkit.errors import InputError
 
 SPLITS = ("train", "validation", "eval")
@@ -163,7 +163,7 @@ def test_no_text_stands_on_two_sides(tmp_path: Path, checkpoint: Path) -> None:
     path.write_text(csv_text(rows), encoding="utf-8")
     report = prepare(checkpoint, path, tmp_path / "out")
     texts = [
-        json.loads(line)["text"]
+        json.loads(line)["input"]
         for split in SPLITS
         for line in (tmp_path / "out" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
@@ -172,28 +172,30 @@ def test_no_text_stands_on_two_sides(tmp_path: Path, checkpoint: Path) -> None:
     assert report["labels"] == {"0": 6, "1": 6}
 
 
-def examples(counts: list[int]) -> list[Example]:
-    return [Example(f"{label}-{number}", label) for label, count in enumerate(counts) for number in range(count)]
+def labels(counts: list[int]) -> list[int]:
+    return [label for label, count in enumerate(counts) for _ in range(count)]
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(3, 60), min_size=1, max_size=4), st.integers(0, 5))
 def test_split_is_a_partition_with_every_class_in_every_part(counts: list[int], seed: int) -> None:
-    given_examples = examples(counts)
-    parts = data.stratified_split(given_examples, FRACTIONS, seed)
-    assert Counter(example for part in parts for example in part) == Counter(given_examples)
+    given_labels = labels(counts)
+    parts = data.stratified_split(given_labels, FRACTIONS, seed)
+    assert sorted(index for part in parts for index in part) == list(range(len(given_labels)))
     for part, fraction in zip(parts, FRACTIONS, strict=True):
-        found = Counter(example.label for example in part)
+        found = Counter(given_labels[index] for index in part)
         for label, count in enumerate(counts):
             assert found[label] >= 1
             assert abs(found[label] - fraction * count) <= 2
 
 
 def test_split_keeps_exact_proportions_and_is_seeded() -> None:
-    given_examples = examples([100, 50])
-    parts = data.stratified_split(given_examples, FRACTIONS, seed=3)
-    assert [Counter(e.label for e in part) for part in parts] == [{0: 72, 1: 36}, {0: 8, 1: 4}, {0: 20, 1: 10}]
-    assert data.stratified_split(given_examples, FRACTIONS, seed=3) == parts
-    other = data.stratified_split(given_examples, FRACTIONS, seed=4)
+    given_labels = labels([100, 50])
+    parts = data.stratified_split(given_labels, FRACTIONS, seed=3)
+    found = [Counter(given_labels[index] for index in part) for part in parts]
+    assert found == [{0: 72, 1: 36}, {0: 8, 1: 4}, {0: 20, 1: 10}]
+    assert data.stratified_split(given_labels, FRACTIONS, seed=3) == parts
+    other = data.stratified_split(given_labels, FRACTIONS, seed=4)
     assert set(other[2]) != set(parts[2])
-    assert [e.label for e in parts[0]] != sorted(e.label for e in parts[0])  # not class after class
+    drawn = [given_labels[index] for index in parts[0]]
+    assert drawn != sorted(drawn)  # not class after class

@@ -17,13 +17,13 @@ import toolkit
 from tests.conftest import run_toolkit
 from tests.stage_runs import KilledError, kill_at, run_stage, weights
 from toolkit import data as tables
-from toolkit import steps
+from toolkit import steps, tasks
 from toolkit.errors import InputError
 from toolkit.stages import distill
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
-SMALL = {"max_length": 64, "batch_size": 8}
+SMALL = {"encoding": {"max_length": 64}, "batch_size": 8}
 
 Teach = Callable[..., tuple[Path, dict[str, Any]]]
 
@@ -34,7 +34,7 @@ def taught(tuned: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory
 
     def run(source: Path = tuned, **parameters: Any) -> tuple[Path, dict[str, Any]]:
         output = tmp_path_factory.mktemp("taught")
-        return output, run_stage("teach", source, output, prepared, max_length=64, **parameters)
+        return output, run_stage("teach", source, output, prepared, encoding={"max_length": 64}, **parameters)
 
     return run
 
@@ -58,11 +58,11 @@ def test_a_lesson_is_what_the_teacher_says(lesson: Path, tuned: Path, prepared: 
     model = AutoModelForSequenceClassification.from_pretrained(tuned, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(tuned)
     lines = (prepared / "train.jsonl").read_text().splitlines()
-    offsets, logits = np.load(lesson / "offsets.npy"), np.load(lesson / "logits.npy")
+    offsets, logits = np.load(lesson / "offsets.npy"), np.load(lesson / "answers.npy")
     assert len(offsets) == len(logits) + 1 == len(lines) + 1
     squares = np.concatenate([[0], np.cumsum(np.diff(offsets) ** 2)])
     for index in (0, 7, len(lines) - 1):
-        inputs = tokenizer(json.loads(lines[index])["text"], return_tensors="pt", truncation=True, max_length=64)
+        inputs = tokenizer(json.loads(lines[index])["input"], return_tensors="pt", truncation=True, max_length=64)
         with torch.inference_mode():
             said = model(**inputs, output_hidden_states=True, output_attentions=True)
         assert logits[index] == pytest.approx(said.logits[0].numpy(), abs=1e-4)
@@ -118,18 +118,19 @@ def test_a_model_that_is_its_teacher_has_nothing_to_learn(
 
 
 def test_two_teachers_count_by_their_mean(lesson: Path, prepared: Path) -> None:
-    count = len(np.load(lesson / "logits.npy"))
-    alone = distill.Lesson([str(lesson)], 2.0, count).answers
-    both = distill.Lesson([str(lesson), str(lesson)], 2.0, count).answers
+    count = len(np.load(lesson / "answers.npy"))
+    task = tasks.get("text-classification")
+    alone = distill.Lesson([str(lesson)], task, 2.0, count).targets
+    both = distill.Lesson([str(lesson), str(lesson)], task, 2.0, count).targets
     assert both == pytest.approx(alone, abs=1e-6)
     assert alone.sum(axis=1) == pytest.approx(np.ones(count), abs=1e-5)
-    with pytest.raises(InputError, match="other texts than those of this run"):
-        distill.Lesson([str(lesson)], 2.0, count + 1)
+    with pytest.raises(InputError, match="other examples than those of this run"):
+        distill.Lesson([str(lesson)], task, 2.0, count + 1)
 
 
 def test_texts_without_labels_are_answered_too(taught: Teach, prepared: Path, tmp_path: Path) -> None:
     more = [f"sentence number {number} of a long file" for number in range(500)]
-    held_out = json.loads((prepared / "eval.jsonl").read_text().splitlines()[0])["text"]
+    held_out = json.loads((prepared / "eval.jsonl").read_text().splitlines()[0])["input"]
     path = tmp_path / "more.txt"
     path.write_text("\n".join([*more, held_out, "", more[0]]), encoding="utf-8")
     output, report = taught(unlabeled=str(path), unlabeled_limit=100)
@@ -138,15 +139,15 @@ def test_texts_without_labels_are_answered_too(taught: Teach, prepared: Path, tm
     assert held_out not in kept  # the gates measure on it
     assert report["unlabeled"] == len(kept) == len(set(kept)) <= 100
     assert report["unlabeled_found"] == 501
-    assert len(np.load(output / "logits.npy")) == report["texts"]
+    assert len(np.load(output / "answers.npy")) == report["examples"]
 
 
 def test_a_sample_is_even_and_follows_the_seed() -> None:
     texts = [str(number) for number in range(1000)]
-    first, seen = tables.sample_texts(texts, 100, (), 0)
+    first, seen = tables.sample(texts, 100, (), 0)
     assert (len(first), seen) == (100, 1000)
-    assert tables.sample_texts(texts, 100, (), 0)[0] == first != tables.sample_texts(texts, 100, (), 1)[0]
-    halves = [sum(int(text) < 500 for text in tables.sample_texts(texts, 100, (), seed)[0]) for seed in range(50)]
+    assert tables.sample(texts, 100, (), 0)[0] == first != tables.sample(texts, 100, (), 1)[0]
+    halves = [sum(int(text) < 500 for text in tables.sample(texts, 100, (), seed)[0]) for seed in range(50)]
     assert 45 < np.mean(halves) < 55
 
 
@@ -157,7 +158,7 @@ from toolkit import child, data
 small, large = map(Path, sys.argv[1:])
 list(data.stream_texts(small))  # imports what reading takes
 before = child.peak_rss_bytes()
-kept, seen = data.sample_texts(data.stream_texts(large), 100, (), 0)
+kept, seen = data.sample(data.stream_texts(large), 100, (), 0)
 print(len(kept), seen, child.peak_rss_bytes() - before)
 """
 

@@ -265,11 +265,11 @@ def test_artifact_answers_as_the_checkpoint_does(
     module = onnxruntime_engine if engine == "tensorrt" else engines.get(engine)
     session = module.load(exported[engine] / artifact["path"])
     reference = engines.get("torch").load(tuned)
-    encoder = task.encoder(tuned, inputs=INPUTS, max_length=64, lengths=artifact["lengths"])
+    encoder = task.encoder(tuned, {"max_length": 64}, inputs=INPUTS, lengths=artifact["lengths"])
     for text, _ in sentences[:20]:
         arrays = encoder(text)
         (logits,) = session.run(arrays).values()
-        assert logits == pytest.approx(reference.run(arrays)["logits"], abs=1e-4)
+        assert logits == pytest.approx(reference.run(arrays)["output"], abs=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["litert", "onnxruntime", "tensorrt"])
@@ -335,7 +335,7 @@ def test_half_precision_keeps_float32_at_the_edges(exported: dict[str, Path], tm
 
 
 def test_untrained_model_is_not_exported(encoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a trained classifier; fine-tune it first"):
+    with pytest.raises(InputError, match="is not trained for text-classification; fine-tune it first"):
         steps.export(str(encoder), str(tmp_path / "out"), engine="onnxruntime", lengths=LENGTHS)
 
 

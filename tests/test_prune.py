@@ -23,7 +23,7 @@ from toolkit.runtime.text import TextEncoder
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
 STRINGS = 10_000
-SMALL = {"max_length": 64, "batch_size": 8}
+SMALL = {"encoding": {"max_length": 64}, "batch_size": 8}
 
 Prune = Callable[..., tuple[Path, dict[str, Any]]]
 
@@ -72,7 +72,7 @@ def test_a_trimmed_checkpoint_answers_alike_where_the_tokens_stayed(
     before.no_padding()
     before.no_truncation()
     examples = tasks.get("text-classification").read_examples(prepared, "train")
-    texts = [e.text for e in examples if after.encode(e.text).tokens == before.encode(e.text).tokens][:40]
+    texts = [e.input for e in examples if after.encode(e.input).tokens == before.encode(e.input).tokens][:40]
     assert len(texts) == 40
     assert logits(folder, texts) == pytest.approx(logits(tuned, texts), abs=1e-4)
 
@@ -123,7 +123,7 @@ def test_units_heads_and_layers_go_and_the_config_says_so(pruned: Prune) -> None
 def test_what_goes_is_what_matters_least(pruned: Prune, prepared: Path, tuned: Path) -> None:
     """A third of the units chosen by importance costs less than the other units would."""
     examples = tasks.get("text-classification").read_examples(prepared, "train")[:60]
-    texts = [example.text for example in examples]
+    texts = [example.input for example in examples]
     whole = logits(tuned, texts)
     far = {
         method: np.abs(logits(pruned(ffn=0.5, importance=method)[0], texts) - whole).mean()
@@ -154,11 +154,11 @@ def _randomly_narrowed(tuned: Path, texts: list[str], whole: Any) -> float:
 def test_what_is_left_recovers(pruned: Prune, tuned: Path, prepared: Path, tmp_path: Path, by: str) -> None:
     lessons = []
     if by == "answers":
-        run_stage("teach", tuned, tmp_path, prepared, max_length=64)
+        run_stage("teach", tuned, tmp_path, prepared, encoding={"max_length": 64})
         lessons = [str(tmp_path)]
     given = {"ffn": 0.75, "heads": 0.5, "teaching": lessons, "learning_rate": 3e-4}
     examples = tasks.get("text-classification").read_examples(prepared, "train")
-    texts, truth = [e.text for e in examples], np.asarray([e.label for e in examples])
+    texts, truth = [e.input for e in examples], np.asarray([e.label for e in examples])
     whole = logits(tuned, texts)
     raw = logits(pruned(**given)[0], texts)
     folder, report = pruned(**given, epochs=3)

@@ -11,8 +11,9 @@ import pytest
 from tests import artifacts
 from tests.conftest import write_csv
 from tests.small_inputs import prepare
-from toolkit import stages, tasks
+from toolkit import stages, tasks, training
 from toolkit.stages import qat, teach
+from toolkit.tasks.task import Example
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
@@ -34,7 +35,7 @@ def prepared(tuned: Path, tmp_path_factory: pytest.TempPathFactory, sentences: l
 def load(folder: Path) -> Any:
     from toolkit.engines.torch import load_model
 
-    return load_model(folder, "AutoModelForSequenceClassification")
+    return load_model(folder, tasks.get("text-classification"))
 
 
 def rounding_answers(tuned: Path, texts: list[str], calibration: list[str] | None = None, **parameters: Any) -> Any:
@@ -44,8 +45,10 @@ def rounding_answers(tuned: Path, texts: list[str], calibration: list[str] | Non
     from toolkit.engines.torch import input_names
 
     model, task = load(tuned), tasks.get("text-classification")
-    encoder = task.encoder(tuned, inputs=input_names(model, task), max_length=64)
-    found = qat.activations(model, [encoder(text) for text in calibration], encoder.padding) if calibration else {}
+    names = input_names(model, task)
+    encoder = task.encoder(tuned, {"max_length": 64}, inputs=names)
+    examples = training.Examples(task, encoder, [Example(text, None) for text in calibration or ()], names)
+    found = qat.activations(model, examples) if calibration else {}
     qat.round_while_running(model, qat.Parameters(**parameters), found)
     with torch.inference_mode():
         return np.asarray(
@@ -122,7 +125,7 @@ def learn(tuned: Path, output: Path, prepared: Path, **parameters: Any) -> dict[
     AcceleratorState._reset_state(reset_partial_state=True)  # a process of the stage's own has none
     output.mkdir(parents=True)
     given = qat.Parameters.model_validate(
-        {"epochs": 2, "batch_size": 8, "max_length": 64, "examples": {"samples": 32}, **parameters}
+        {"epochs": 2, "batch_size": 8, "encoding": {"max_length": 64}, "examples": {"samples": 32}, **parameters}
     )
     return qat.run(tuned, output, given, stages.Context(task="text-classification", data=prepared))
 
@@ -154,7 +157,8 @@ def test_four_bits_come_nearer_to_the_float_answers_by_training(
 
     lesson = tmp_path / "lesson"
     lesson.mkdir()
-    teach.run(uneven, lesson, teach.Parameters(max_length=64), stages.Context("text-classification", data=prepared))
+    asked = teach.Parameters(encoding={"max_length": 64})
+    teach.run(uneven, lesson, asked, stages.Context("text-classification", data=prepared))
     report = learn(uneven, tmp_path / "out", prepared, method="weight-int4", teaching=[str(lesson)], temperature=1.0)
     losses = [entry["loss"] for entry in report["history"]]
     assert losses[-1] < 0.7 * losses[0]

@@ -284,7 +284,7 @@ def test_calibration_needs_a_training_part(
     other = tmp_path / "other.txt"
     other.write_text("\n".join(text for text, _ in sentences[200:280]))
     parameters = quantize.Parameters.model_validate(
-        {"method": "static-int8", "examples": {"file": str(other), "max_length": 64}}
+        {"method": "static-int8", "examples": {"file": str(other), "encoding": {"max_length": 64}}}
     )
     report = quantize.run(exported["onnxruntime"], tmp_path / "out", parameters, context)
     assert any(warning.startswith("Only 80 different calibration examples") for warning in report["warnings"])
@@ -317,7 +317,7 @@ def test_what_cannot_be_quantized_is_refused_before_anything_runs(
 
     refuse("is a checkpoint: name what it is exported for with --engine", tuned)
     refuse("Unknown engine 'magic'; known: onnxruntime", tuned, engine="magic")
-    refuse("is not a trained classifier; fine-tune it first", encoder, engine="litert")
+    refuse("is not trained for text-classification; fine-tune it first", encoder, engine="litert")
     refuse("is not an artifact folder, and no checkpoint", tmp_path)
     refuse("tensorrt cannot be quantized by 'dynamic-int8'; known: static-int8", exported["tensorrt"])
     refuse("litert cannot be quantized by 'bf16'", tuned, engine="litert", method="bf16")

@@ -10,6 +10,7 @@ from tests.small_inputs import tiny_checkpoint
 from toolkit import checkpoint as checkpoints
 from toolkit import cli, conversion, recipe, target
 from toolkit.errors import InputError
+from toolkit.tasks.text_classification import TASK
 
 
 def plan(model: Path, data: Path, **options: object) -> conversion.Plan:
@@ -19,7 +20,7 @@ def plan(model: Path, data: Path, **options: object) -> conversion.Plan:
 
 def test_an_untrained_checkpoint_is_finetuned(model: Path, data: Path) -> None:
     made = plan(model, data, epochs=5, labels=["worse", "better"]).recipe
-    assert made.finetune.reason == "BertModel has no trained classification head"
+    assert made.finetune.reason == "BertModel has no head that was trained for the task"
     assert made.finetune.parameters is not None
     assert made.finetune.parameters["epochs"] == 5
     assert made.prepare["evaluate_only"] is False
@@ -30,7 +31,7 @@ def test_an_untrained_checkpoint_is_finetuned(model: Path, data: Path) -> None:
 def test_a_trained_checkpoint_is_not(trained: Path, data: Path) -> None:
     made = plan(trained, data, labels=["worse", "better"]).recipe
     assert made.finetune.parameters is None
-    assert made.finetune.reason == "BertForSequenceClassification is a trained classifier already"
+    assert made.finetune.reason == "BertForSequenceClassification is trained already"
     assert made.prepare["evaluate_only"] is True  # every example serves the gates
     assert made.prepare["known_labels"] == ["bad", "good"]
     assert made.prepare["label_names"] is None  # the model's own names hold
@@ -45,7 +46,7 @@ def test_a_trained_checkpoint_is_finetuned_when_asked(trained: Path, data: Path)
 
 def test_an_untrained_checkpoint_cannot_go_without(model: Path) -> None:
     with pytest.raises(InputError, match="Leave --no-finetune away"):
-        recipe.finetune_plan(checkpoints.inspect(model), False, {})
+        recipe.finetune_plan(checkpoints.inspect(model, TASK), False, {})
 
 
 def test_candidates_are_what_the_target_runs(model: Path, data: Path) -> None:

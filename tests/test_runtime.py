@@ -19,7 +19,7 @@ from toolkit import engines
 from toolkit.bundle import GOLDEN
 from toolkit.errors import InputError, MissingDependencyError
 from toolkit.runtime import manifest as manifests
-from toolkit.runtime.text_classification import softmax
+from toolkit.runtime.pipeline import softmax
 from toolkit.storage import sha256_file
 
 PACKAGE = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
@@ -80,9 +80,9 @@ def test_logits_are_the_golden_ones(folder: Path) -> None:
     golden = json.loads((folder / GOLDEN).read_text())
     assert len(golden) == 8
     for example in golden:
-        assert classify.encoder.ids(example["text"]) == example["input_ids"]
-        assert classify.logits(example["text"]) == pytest.approx(example["logits"], abs=1e-5)
-        assert classify(example["text"])["label"] == example["label"]
+        assert classify.encoder(example["input"])["input_ids"].tolist() == example["tensors"]["input_ids"]
+        assert classify.answers(example["input"]) == pytest.approx(np.asarray(example["answers"]), abs=1e-5)
+        assert classify(example["input"])["label"] == example["decision"]
     classify.close()
 
 

@@ -17,7 +17,7 @@ from toolkit.sparsity import is_2_4
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
-SPARSE = {"sparsity": "2:4", "max_length": 32, "batch_size": 16, "importance_examples": 64}
+SPARSE = {"sparsity": "2:4", "encoding": {"max_length": 32}, "batch_size": 16, "importance_examples": 64}
 
 
 @pytest.fixture(params=ENCODERS)
@@ -84,7 +84,7 @@ def test_importance_of_a_weight_is_what_its_absence_would_do(
         for part, label in zip(ids.split(1), (0, 1, 2), strict=True)
     ]
     name = sparsity.weight_names(model)[4]
-    found = importance.of_weights(model, method, [name], batches)[name]
+    found = importance.of_weights(model, method, [name], batches, lambda model, batch: model(**batch).loss)[name]
     weight, step = model.get_parameter(name), 1e-4
     for place in ((0, 0), (3, 7), (20, 30)):
         original = weight[place].item()
@@ -115,7 +115,7 @@ def test_inputs_that_are_no_multiple_of_four_are_refused() -> None:
 @pytest.fixture(scope="module")
 def lesson(tuned: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("taught")
-    run_stage("teach", tuned, folder, prepared, max_length=32)
+    run_stage("teach", tuned, folder, prepared, encoding={"max_length": 32})
     return folder
 
 

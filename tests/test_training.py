@@ -68,7 +68,9 @@ def train(encoder: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactor
 
     def run(**given: Any) -> tuple[Path, dict[str, Any]]:
         output = tmp_path_factory.mktemp("tuned")
-        return output, run_stage("finetune", encoder, output, prepared, **{"max_length": 64, "epochs": EPOCHS, **given})
+        return output, run_stage(
+            "finetune", encoder, output, prepared, **{"encoding": {"max_length": 64}, "epochs": EPOCHS, **given}
+        )
 
     return run
 

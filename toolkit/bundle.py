@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime.manifest import Manifest
+from toolkit.runtime.pipeline import Pipeline
 from toolkit.storage import explained, publish_folder, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from toolkit.tasks.task import Example, Task
 
 GOLDEN = "golden/examples.json"
 GOLDEN_COUNT = 8
@@ -39,24 +43,30 @@ class Bundle:
 
 
 def golden_examples(
-    texts: list[str], encoder: Any, logits: NDArray[Any], labels: list[str], count: int = GOLDEN_COUNT
+    folder: Path,
+    task: Task,
+    examples: Sequence[Example],
+    pipeline: Pipeline,
+    answers: Sequence[NDArray[Any]],
+    sizes: Sequence[int],
+    count: int = GOLDEN_COUNT,
 ) -> list[dict[str, Any]]:
-    """Examples from the shortest to the longest with what each step must give: ids, logits, label.
+    """Examples from the smallest to the largest with what each step must give: inputs, answers, decision.
 
-    `texts` and `logits` float[n, classes] are the evaluation split and the artifact's own answers.
+    `examples`, their `sizes` and the artifact's own `answers` float[rows, width] are the evaluation split's. Files that
+    an example needs are written to `folder`.
     """
-    lengths = [len(encoder.ids(text)) for text in texts]
-    order = sorted(range(len(texts)), key=lambda i: (lengths[i], i))
+    order = sorted(range(len(examples)), key=lambda i: (sizes[i], i))
     positions = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    chosen = sorted({order[int(position)] for position in positions}, key=lambda i: (lengths[i], i))
+    chosen = sorted({order[int(position)] for position in positions}, key=lambda i: (sizes[i], i))
     return [
         {
-            "text": texts[i],
-            "input_ids": encoder.ids(texts[i]),
-            "logits": [round(float(value), 6) for value in logits[i]],
-            "label": labels[int(logits[i].argmax())],
+            "input": task.record(examples[i].input, folder, f"{number:02d}"),
+            "tensors": pipeline.encoder.record(pipeline.encoder(examples[i].input), folder, f"{number:02d}"),
+            "answers": [[round(float(value), 6) for value in row] for row in answers[i]],
+            "decision": pipeline.decision(answers[i], examples[i].input),
         }
-        for i in chosen
+        for number, i in enumerate(chosen, start=1)
     ]
 
 
@@ -65,7 +75,7 @@ def write(
     *,
     artifact_folder: Path,
     manifest: Mapping[str, Any],
-    golden: list[dict[str, Any]],
+    golden: Callable[[Path], list[dict[str, Any]]],
     recipe: str,
     receipts: Any,
     report: str,
@@ -73,17 +83,17 @@ def write(
 ) -> Bundle:
     """Write a bundle in one step: it is whole at `destination`, or there is nothing.
 
-    `receipts` is a function that writes the receipts into a folder. Raises InputError if the folder cannot be
-    written.
+    `receipts` and `golden` are functions that write into a folder, the receipts and what golden examples need; the
+    latter returns these. Raises InputError if the folder cannot be written.
     """
     if destination.exists() and not replace:
         raise InputError(f"{destination} exists already; remove it, choose another -o, or add --overwrite.")
     with explained("writing the bundle", destination), publish_folder(destination, replace=replace) as aside:
         data = dict(manifest)
         shutil.copy(artifact_folder / data["artifact"]["path"], aside / data["artifact"]["path"])
-        shutil.copy(artifact_folder / "tokenizer.json", aside / "tokenizer.json")
+        shutil.copy(artifact_folder / data["preprocessing"]["path"], aside / data["preprocessing"]["path"])
         (aside / "golden").mkdir()
-        write_json(aside / GOLDEN, golden)
+        write_json(aside / GOLDEN, golden((aside / GOLDEN).parent))
         (aside / "recipe.yaml").write_text(recipe, encoding="utf-8")
         receipts(aside / "receipts")
         (aside / "report.html").write_text(report, encoding="utf-8")
@@ -97,40 +107,52 @@ def write(
     return Bundle(destination, data, {})
 
 
+def golden_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """A bundle's golden examples. Raises InputError for a bundle from before schema version 2."""
+    if manifest.data["schema_version"] < 2:
+        raise InputError(
+            f"{manifest.folder} was written by an older version, whose golden examples this one does not read; "
+            "convert the model again."
+        )
+    found: list[dict[str, Any]] = json.loads(manifest.path(GOLDEN).read_text(encoding="utf-8"))
+    return found
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Check hashes, then replay the golden examples through the engine and compare every step.
 
-    Raises InputError for a damaged bundle. Returns the largest logit difference and the failures, if any.
+    Raises InputError for a damaged bundle. Returns the largest difference of an answer and the failures, if any.
     """
     from toolkit.runtime import load
 
     manifest: Manifest = manifests.read(folder)
     manifests.verify_files(manifest)
+    golden = golden_of(manifest)
     pipeline = load(folder, verify=False)
     tolerance = GOLDEN_TOLERANCE[manifest.data["artifact"]["precision"]]
     worst = 0.0
     failures = []
-    golden = json.loads(manifest.path(GOLDEN).read_text(encoding="utf-8"))
-    for number, example in enumerate(golden, start=1):
-        ids = pipeline.encoder.ids(example["text"])
-        if ids != example["input_ids"]:
-            failures.append(f"golden example {number}: the tokenizer gives other ids")
+    files = manifest.path(GOLDEN).parent
+    for number, entry in enumerate(golden, start=1):
+        example = pipeline.read(entry["input"], files)
+        if not pipeline.encoder.same(pipeline.encoder(example), entry["tensors"], files):
+            failures.append(f"golden example {number}: the encoder gives other tensors")
             continue
-        logits = pipeline.logits(example["text"])
-        difference = float(np.abs(logits - np.asarray(example["logits"], dtype=np.float32)).max())
+        answers = pipeline.answers(example)
+        difference = float(np.abs(answers - np.asarray(entry["answers"], dtype=np.float32)).max())
         worst = max(worst, difference)
-        label = manifest.labels[int(logits.argmax())]
+        decision = pipeline.decision(answers, example)
         if difference > tolerance:
-            failures.append(f"golden example {number}: logits differ by {difference:.3g} (limit {tolerance:g})")
-        elif label != example["label"] and difference > 1e-6:
-            failures.append(f"golden example {number}: label '{label}' instead of '{example['label']}'")
+            failures.append(f"golden example {number}: answers differ by {difference:.3g} (limit {tolerance:g})")
+        elif decision != entry["decision"] and difference > 1e-6:
+            failures.append(f"golden example {number}: '{decision}' instead of '{entry['decision']}'")
     pipeline.close()
     return {
         "bundle": str(folder),
         "content_hash": manifest.data["content_hash"],
         "files": len(manifest.data["files"]),
         "golden_examples": len(golden),
-        "largest_logit_difference": worst,
+        "largest_difference": worst,
         "tolerance": tolerance,
         "failures": failures,
     }

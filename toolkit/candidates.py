@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit import behaviour, estimate, tasks
+from toolkit import answers, estimate, tasks
+from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
@@ -134,32 +135,37 @@ class Workshop:
             source,
             {
                 "engine": engine,
-                "max_length": self.data_report["max_length"],
+                "encoding": self.data_report["encoding"],
                 "limit": None if every else limit,
             },
             title=f"evaluate {name}" + ("" if every else f" on {limit}"),
-            reason="the score is the artifact's own, from the raw text to the label",
+            reason="the score is the artifact's own, from the raw example to the answer",
             inputs={"source": sha256},
             data=self.data,
             threads=1,
             with_torch=engine == "torch",
         )
 
-    def logits(self, evaluation: Finished) -> NDArray[np.float32]:
-        """The logits that an evaluation wrote, float32[n, classes]."""
-        return np.asarray(np.load(evaluation.output / "logits.npy", allow_pickle=False), dtype=np.float32)
+    def answers(self, evaluation: Finished) -> NDArray[np.float32]:
+        """The answers that an evaluation wrote, float32[rows, width]."""
+        return np.asarray(np.load(evaluation.output / "answers.npy", allow_pickle=False), dtype=np.float32)
+
+    def names(self) -> list[str]:
+        """The labels."""
+        found: list[str] = json.loads((self.data.output / "labels.json").read_text(encoding="utf-8"))
+        return found
 
     def export(self, engine: str) -> Finished:
         """The float artifact for an engine."""
         form = FORMAT_OF_ENGINE[engine]
-        parameters: dict[str, Any] = {"format": form}
+        parameters: dict[str, Any] = {"format": form, "encoding": self.data_report["encoding"]}
         data = None
         if form == "litert" and self.label:
             # A small model can have more input lengths in the time that its original takes for a few, and its
             # tokenizer may give other ones.
             layers = max(1, self.checkpoint.layers)
             most = min(MOST_LENGTHS, max(MOST_BUCKETS, MOST_BUCKETS * self.original.layers // layers))
-            parameters |= {"most_lengths": most, "max_length": self.data_report["max_length"]}
+            parameters["most_lengths"] = most
             data = self.data
         elif form == "litert":
             parameters["lengths"] = self.data_report["lengths"]
@@ -186,7 +192,7 @@ class Workshop:
         parameters: dict[str, Any] = {"method": plan.method}
         data = None
         if plan.method == "static-int8":
-            parameters |= {"calibration": "mse", "examples": {"max_length": self.data_report["max_length"]}}
+            parameters |= {"calibration": "mse", "examples": {"encoding": self.data_report["encoding"]}}
             data = self.data
         return self.runner.run(
             "quantize",
@@ -272,23 +278,25 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
     assert workshop.own is not None  # noqa: S101
     if candidate.answers is None:
         return
-    reference = workshop.logits(workshop.reference)
-    answers = workshop.logits(candidate.answers)
-    names = list(workshop.reference.report["per_class"])
-    candidate.agreement = parity.agreement(reference, answers, names)
+    task = tasks.get(workshop.recipe.task)
+    said = workshop.answers(candidate.answers)
+    reference = workshop.answers(workshop.reference)[: len(said)]
+    names = workshop.names()
+    candidate.agreement = answers.get(task.ANSWERS).agreement(reference, said, names)
     candidate.verdicts = []
     if candidate.plan.method is None:
-        candidate.verdicts.append(parity.check(workshop.logits(workshop.own), answers))
-    task = tasks.get(workshop.recipe.task)
-    examples = task.read_examples(workshop.data.output, "eval")[: len(answers)]
-    labels = np.asarray([example.label for example in examples])
-    same_examples = task.metrics(reference[: len(answers)], labels, names)
+        candidate.verdicts.append(parity.check(workshop.answers(workshop.own), said, task.ANSWERS))
+    examples = task.read_examples(workshop.data.output, "eval")[: candidate.metrics["examples"]]
+    same_examples = task.metrics(reference, examples, names)
     budgets = workshop.recipe.budgets
-    allowed = same_examples["score"] - score.floor(budgets.min_score, same_examples["score"])
-    changes = behaviour.class_changes(reference[: len(answers)], answers, labels, names, workshop.recipe.seed)
+    candidate.verdicts.append(
+        score.check(candidate.metrics["score"], same_examples["score"], budgets.min_score, task.SCORE_NAME)
+    )
+    if task.ANSWERS == "classes":
+        allowed = same_examples["score"] - score.floor(budgets.min_score, same_examples["score"])
+        changes = class_changes(reference, said, task.truth(examples), names, workshop.recipe.seed)
+        candidate.verdicts.append(classes.check(changes, allowed))
     candidate.verdicts += [
-        score.check(candidate.metrics["score"], same_examples["score"], budgets.min_score, task.SCORE_NAME),
-        classes.check(changes, allowed),
         size.check(candidate.artifact["size_bytes"], budgets.max_size_mb),
         memory.check(candidate.peak_rss_bytes, budgets.max_memory_mb),
     ]
@@ -330,7 +338,7 @@ def measure(workshop: Workshop, candidates: Mapping[str, Candidate], title: str 
         for name, c in candidates.items()
         if c.built
     ]
-    shared = {"max_length": workshop.data_report["max_length"]}
+    shared = {"encoding": workshop.data_report["encoding"]}
     device = local.describe()
     timing = workshop.runner.run(
         "measure",

@@ -15,11 +15,14 @@ import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import architecture
 from toolkit.errors import InputError, missing_extra
 from toolkit.storage import explained, publish_folder, sha256_file, sha256_folder, sha256_json
+
+if TYPE_CHECKING:
+    from toolkit.tasks.task import Task
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit
@@ -33,6 +36,7 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
     sha256: str
+    labels: list[str] | None = None  # label names in index order if it was trained for its task
 
     @property
     def architecture(self) -> str:
@@ -45,17 +49,6 @@ class Checkpoint:
     @property
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-
-    @property
-    def labels(self) -> list[str] | None:
-        """Label names if this is a trained classifier, in index order; None otherwise."""
-        if "ForSequenceClassification" not in self.architecture or not self._has_head():
-            return None
-        id2label = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-        return [str(id2label[key]) for key in sorted(id2label, key=int)]
-
-    def _has_head(self) -> bool:
-        return any(name.startswith(("classifier.", "score.", "pre_classifier.")) for name in self.tensors)
 
     @property
     def layers(self) -> int:
@@ -183,8 +176,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def inspect(folder: Path) -> Checkpoint:
-    """Look at a checkpoint folder: config, tensor headers, tokenizer, content hash.
+def inspect(folder: Path, task: Task) -> Checkpoint:
+    """Look at a checkpoint folder: config, tensor headers, what its encoder is made from, content hash.
 
     Raises InputError for a folder that is not a model, damaged or pickled weights, or a missing tokenizer.
     """
@@ -193,16 +186,12 @@ def inspect(folder: Path) -> Checkpoint:
     weights = _weights(folder)
     for path in weights:
         tensors.update(read_header(path))
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(
-            f"{folder} has no tokenizer.json. Save it beside the weights with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
-        )
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", *(path.name for path in weights)]
+    task.check_checkpoint(folder, config)
+    names = ["config.json", *task.FILES, *(path.name for path in weights)]
     hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
-    found = Checkpoint(folder, config, tensors, sha256_json(hashes))
     try:
-        _ = (found.architecture, found.labels, found.model_limit)
+        found = Checkpoint(folder, config, tensors, sha256_json(hashes), task.labels(config, tensors))
+        _ = (found.architecture, found.model_limit)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder / 'config.json'} is damaged: architectures, id2label or max_position_embeddings is not what "
@@ -211,7 +200,7 @@ def inspect(folder: Path) -> Checkpoint:
     return found
 
 
-def bare(path: Path, tokenizer: Path, model_class: str, labels: list[str]) -> Checkpoint:
+def bare(path: Path, tokenizer: Path, task: Task, labels: list[str]) -> Checkpoint:
     """A model without weights yet, in the shape that the config file `path` describes, with a head for `labels`.
 
     The folder is where its tokenizer lies: beside the config, or else the folder `tokenizer`. Raises InputError.
@@ -220,17 +209,15 @@ def bare(path: Path, tokenizer: Path, model_class: str, labels: list[str]) -> Ch
 
     config = _read_config(path)
     with contextlib.redirect_stderr(io.StringIO()):  # libraries that torch finds say what they lack
-        state = architecture.fresh(config, model_class, labels, device="meta").state_dict()  # shapes without memory
+        model = architecture.fresh(config, task.MODEL_CLASS, labels, device="meta")  # shapes without memory
     folder = path.parent if (path.parent / "tokenizer.json").is_file() else tokenizer
     tokens = TextEncoder(folder / "tokenizer.json", max_length=1, inputs=()).size
     if tokens > int(config.get("vocab_size", tokens)):
         raise InputError(
             f"{path}: its vocab_size is {config['vocab_size']}, but the tokenizer of {folder} has {tokens} tokens."
         )
-    names = ("tokenizer.json", "tokenizer_config.json")
-    hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
-    tensors = {name: ("F32", tuple(tensor.shape)) for name, tensor in state.items()}
-    return Checkpoint(folder, config, tensors, sha256_json(hashes))
+    tensors = {name: ("F32", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    return Checkpoint(folder, config, tensors, task.encoder_sha256(folder))
 
 
 def from_pickle(folder: Path, cache: Path) -> Path:

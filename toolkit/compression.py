@@ -30,7 +30,7 @@ class Chain:
     ) -> Finished:
         """A teacher's answers on the training texts. `unlabeled` has the file, its column and the limit."""
         parameters = {
-            "max_length": self.data.report["max_length"],
+            "encoding": self.data.report["encoding"],
             "hidden_layers": list(hidden_layers),
             "attention_layers": list(attention_layers),
             **(unlabeled or {}),
@@ -81,7 +81,7 @@ class Chain:
         title: str,
         reason: str,
     ) -> Finished:
-        given = {"bf16": self.bf16, "max_length": self.data.report["max_length"], **parameters}
+        given = {"bf16": self.bf16, "encoding": self.data.report["encoding"], **parameters}
         return self.runner.run(
             stage,
             source.folder,

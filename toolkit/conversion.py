@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import toolkit
 from toolkit import bundle as bundles
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
-from toolkit import data as tables
 from toolkit import demo, hub, recipe, report, search, tasks
 from toolkit import target as targets
 from toolkit.bundle import Bundle
@@ -29,8 +29,11 @@ from toolkit.gates import score
 from toolkit.recipe import Recipe
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.runtime import manifest as manifests
-from toolkit.storage import check_output, sha256_file
+from toolkit.runtime import unloaded
+from toolkit.runtime.manifest import Manifest
+from toolkit.storage import check_output, sha256_path
 from toolkit.target import Target
+from toolkit.tasks.task import Task
 
 DEFAULT_TASK = "text-classification"
 # With fewer examples a part of them teaches a student little, and the rest measures it badly.
@@ -49,8 +52,6 @@ class Options:
     task: str | None = None
     output: str | None = None
     where: Sequence[tuple[str, str]] = ()
-    text_column: str | None = None
-    label_column: str | None = None
     labels: Sequence[str] | None = None
     drop_missing: bool = False
     finetune: bool | None = None
@@ -58,7 +59,7 @@ class Options:
     epochs: int = 3
     learning_rate: float = 1e-4
     batch_size: int = 32
-    max_length: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # the task's own
     min_score: str = "99%"
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
@@ -74,6 +75,14 @@ class Options:
     tensorboard: str | None = None
 
 
+def options(**given: Any) -> Options:
+    """Options from keywords: what is no field of `Options` is the task's own, and so are the pairs of `option`."""
+    known = {field.name for field in fields(Options)}
+    own = {name: value for name, value in given.items() if name not in known | {"option"} and value is not None}
+    own |= dict(given.get("option") or ())
+    return Options(**{name: value for name, value in given.items() if name in known}, options=own)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A recipe and what it was made from."""
@@ -84,6 +93,10 @@ class Plan:
     target: Target
     cache: Cache
     output: Path
+
+    @property
+    def task(self) -> Task:
+        return tasks.get(self.recipe.task)
 
 
 def _with_demo(options: Options) -> Options:
@@ -116,11 +129,11 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         raise InputError("Name a model: a Hugging Face folder or `demo`; or a recipe with --recipe.")
     if options.data is None:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
-    tables.check_readable(Path(options.data))
+    task = _task(options)
+    task.check_data(Path(options.data))
     if options.unlabeled:
-        tables.check_texts(Path(options.unlabeled), options.unlabeled_column)
+        task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
-    tasks.get(options.task or DEFAULT_TASK)
     score.parse(options.min_score)
     output = Path(options.output or f"{Path(options.model).resolve().name}-{target.name}")
     check_output(output, options.overwrite, marker)
@@ -128,23 +141,31 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     folder = hub.fetch(options.model, cache.folder) if hub.is_id(options.model) else Path(options.model)
     if options.allow_pickle:
         folder = checkpoints.from_pickle(folder, cache.folder)
-    checkpoint = checkpoints.inspect(folder)
-    made = given or _recipe(options, checkpoint, target)
+    checkpoint = checkpoints.inspect(folder, task)
+    made = given or _recipe(options, task, checkpoint, target)
     if given is not None:
-        _check_same(given, checkpoint, Path(options.recipe or ""))
+        _check_same(given, task, checkpoint, Path(options.recipe or ""))
     return Plan(options, made, checkpoint, target, cache, output)
 
 
-def _check_same(given: Recipe, checkpoint: Checkpoint, path: Path) -> None:
+def _task(options: Options) -> Task:
+    """The task that is named, or that a local checkpoint was trained for. Raises InputError."""
+    config = Path(options.model) / "config.json"
+    if options.task or not config.is_file():
+        return tasks.get(options.task or DEFAULT_TASK)
+    return tasks.of(checkpoints.check_folder(config.parent))
+
+
+def _check_same(given: Recipe, task: Task, checkpoint: Checkpoint, path: Path) -> None:
     """Refuse to rerun a recipe on another model or other data than it was made for."""
     if checkpoint.sha256 != given.model_sha256:
         raise InputError(f"{path}: the model {given.model} is not the one that the recipe was made for.")
-    if sha256_file(Path(given.prepare["data"])) != given.data_sha256:
+    if task.data_sha256(given.prepare) != given.data_sha256:
         raise InputError(f"{path}: the data {given.prepare['data']} is not what the recipe was made for.")
     unlabeled = given.compress.unlabeled
     if unlabeled is not None:
-        tables.check_texts(Path(unlabeled), given.compress.unlabeled_column)
-        if sha256_file(Path(unlabeled)) != given.compress.unlabeled_sha256:
+        task.check_unlabeled(Path(unlabeled), given.compress.unlabeled_column)
+        if sha256_path(Path(unlabeled)) != given.compress.unlabeled_sha256:
             raise InputError(f"{path}: the texts {unlabeled} are not what the recipe was made for.")
 
 
@@ -153,7 +174,7 @@ def bf16_pays() -> bool:
     return "avx512_bf16" in local.isa() or "amx_bf16" in local.isa()
 
 
-def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
+def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
     """The recipe that options, checkpoint and target lead to."""
     hyperparameters = {
         "epochs": options.epochs,
@@ -176,7 +197,7 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
         multiple=target.vector_multiple,
         bf16=bf16_pays(),
         unlabeled=options.unlabeled,
-        unlabeled_sha256=sha256_file(Path(options.unlabeled)) if options.unlabeled else None,
+        unlabeled_sha256=sha256_path(Path(options.unlabeled)) if options.unlabeled else None,
         unlabeled_column=options.unlabeled_column,
     )
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
@@ -184,29 +205,28 @@ def _recipe(options: Options, checkpoint: Checkpoint, target: Target) -> Recipe:
         raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
     chosen, skipped = recipe.candidates(target)
     needs_calibration = any(plan.method == "static-int8" for plan in chosen)
+    shared = {
+        "data": str(options.data),
+        "where": [list(pair) for pair in options.where],
+        "label_names": list(options.labels) if options.labels and not trained_labels else None,
+        "drop_missing": options.drop_missing,
+        "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
+        "calibration": CALIBRATION_EXAMPLES if trained_labels is not None and needs_calibration else 0,
+        "least_to_split": LEAST_TO_COMPRESS if compress.when == "if a budget asks" and trained_labels else 0,
+        "known_labels": trained_labels,
+        **task.settings_of(checkpoint),
+    }
+    prepare = task.preparation(shared, options.options)
     return Recipe(
         toolkit_version=toolkit.__version__,
         model=options.model,
         model_sha256=checkpoint.sha256,
-        data_sha256=sha256_file(Path(str(options.data))),
-        task=options.task or DEFAULT_TASK,
+        data_sha256=task.data_sha256(prepare),
+        task=task.NAME,
         target=options.target if options.target.endswith((".yaml", ".yml")) else target.name,
         threads=target.threads,
         seed=options.seed,
-        prepare={
-            "data": str(options.data),
-            "where": [list(pair) for pair in options.where],
-            "text_column": options.text_column,
-            "label_column": options.label_column,
-            "label_names": list(options.labels) if options.labels and not trained_labels else None,
-            "drop_missing": options.drop_missing,
-            "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
-            "calibration": CALIBRATION_EXAMPLES if trained_labels and needs_calibration else 0,
-            "least_to_split": LEAST_TO_COMPRESS if compress.when == "if a budget asks" and trained_labels else 0,
-            "known_labels": trained_labels,
-            "max_length": options.max_length,
-            "model_limit": checkpoint.model_limit,
-        },
+        prepare=prepare,
         finetune=finetune,
         compress=compress,
         candidates=chosen,
@@ -221,31 +241,31 @@ def prepare(runner: Runner, made: Plan) -> Finished:
 
 
 def prepare_data(runner: Runner, folder: Path, parameters: Mapping[str, Any], data_sha256: str) -> Finished:
-    """Run the stage `prepare` with the tokenizer that lies in `folder`. The data are known by their content."""
+    """Run the stage `prepare` with the encoder that lies in `folder`. The data are known by their content."""
     return runner.run(
         "prepare",
         folder,
         parameters,
         title="prepare data",
-        reason="deduplicate, split, and measure the lengths",
-        inputs={"data": data_sha256, "tokenizer": sha256_file(folder / "tokenizer.json")},
+        reason="deduplicate, split, and measure what the encoder needs to know",
+        inputs={"data": data_sha256, "encoder": tasks.get(runner.task).encoder_sha256(folder)},
         key_parameters={**parameters, "data": None},
     )
 
 
 def finetune(runner: Runner, made: Plan, data: Finished) -> Finished:
     """Run the stage `finetune` of a plan that has one."""
-    parameters = made.recipe.finetune.parameters or {}
+    parameters = {**(made.recipe.finetune.parameters or {}), "encoding": data.report["encoding"]}
     return runner.run(
         "finetune",
         made.checkpoint.folder,
-        {**parameters, "max_length": data.report["max_length"]},
+        parameters,
         title="finetune",
         reason=made.recipe.finetune.reason,
         inputs={"source": made.checkpoint.sha256},
         data=data,
         threads=local.cores(),
-        key_parameters={**parameters, "max_length": data.report["max_length"], "tensorboard": None},
+        key_parameters={**parameters, "tensorboard": None},
         resumable=True,
         with_torch=True,
     )
@@ -262,7 +282,7 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
         data = prepare(runner, made)
         original = made.checkpoint
         if made.recipe.finetune.parameters is not None:
-            original = checkpoints.inspect(finetune(runner, made, data).output)
+            original = checkpoints.inspect(finetune(runner, made, data).output, made.task)
         workshop = Workshop(
             runner=runner,
             recipe=made.recipe,
@@ -358,14 +378,11 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
     workshop, winner, accepted = result.workshop, result.winner, result.accepted
     assert winner.built is not None  # noqa: S101 - only built candidates are chosen
     assert winner.answers is not None  # noqa: S101
-    task = tasks.get(made.recipe.task)
-    labels = json.loads((workshop.data.output / "labels.json").read_text(encoding="utf-8"))
-    max_length = workshop.data_report["max_length"]
+    task, encoding = made.task, workshop.data_report["encoding"]
+    folder = winner.built.output
     artifact = {
         key: winner.artifact[key] for key in ("path", "precision", "size_bytes", "inputs", "outputs", "lengths")
     }
-    texts = [example.text for example in task.read_examples(workshop.data.output, "eval")]
-    encoder = task.encoder(winner.built.output, inputs=(), max_length=max_length)
     support = made.target.engine(winner.plan.engine)
     manifest = {
         "schema_version": manifests.SCHEMA_VERSION,
@@ -378,8 +395,8 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
             "threads": made.recipe.threads,
         },
         "artifact": artifact,
-        "labels": labels,
-        "preprocessing": task.preprocessing(winner.built.output, max_length),
+        "labels": workshop.names(),
+        "preprocessing": task.preprocessing(folder, encoding),
         "golden": {"path": bundles.GOLDEN},
         "source_model": {
             "name": Path(made.recipe.model).resolve().name,
@@ -395,11 +412,25 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
         "accepted": accepted,
         "refusals": [] if accepted else [winner.refused],
     }
+
+    def golden(aside: Path) -> list[dict[str, Any]]:
+        assert winner.answers is not None  # noqa: S101
+        examples = task.read_examples(workshop.data.output, "eval")
+        ends = np.cumsum([len(task.truth([example])) for example in examples])
+        return bundles.golden_examples(
+            aside,
+            task,
+            examples,
+            unloaded(Manifest(folder, manifest)),
+            np.split(workshop.answers(winner.answers), ends[:-1]),
+            task.sizes([example.input for example in examples], folder, encoding),
+        )
+
     return bundles.write(
         made.output,
-        artifact_folder=winner.built.output,
+        artifact_folder=folder,
         manifest=manifest,
-        golden=bundles.golden_examples(texts, encoder, workshop.logits(winner.answers), labels),
+        golden=golden,
         recipe=made.recipe.to_yaml(),
         receipts=workshop.runner.write_receipts,
         report=report.html(summary, workshop.runner.receipts, made.recipe),
@@ -422,11 +453,12 @@ def convert(
     target: str = targets.HOST,
     *,
     reporter: Reporter | None = None,
-    **options: Any,
+    **given: Any,
 ) -> Bundle:
     """Convert a model for a target and write a bundle; the function behind `toolkit convert`.
 
-    `model` is a Hugging Face folder or `"demo"`; `options` are the fields of `Options` (`data`, `output`,
-    `min_score`, …). Raises InputError for bad input, RefusedError if no candidate passes the gates.
+    `model` is a Hugging Face folder or `"demo"`; `given` are the fields of `Options` (`data`, `output`, `min_score`, …)
+    and the settings of the task (`text_column`, …). Raises InputError for bad input, RefusedError if no candidate
+    passes the gates.
     """
-    return run(plan(Options(model=os.fspath(model), target=target, **options)), reporter)
+    return run(plan(options(model=os.fspath(model), target=target, **given)), reporter)

@@ -35,14 +35,6 @@ _LINE_LIMIT = 1 << 20  # bytes
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent", "polarity")
 
 
-@dataclass(frozen=True)
-class Example:
-    """One text and its label as an index into the label names."""
-
-    text: str
-    label: int
-
-
 @dataclass
 class Dropped:
     """Why rows were left out, and how many."""
@@ -164,7 +156,7 @@ def normalize_label(value: Any) -> str:
     return str(value).strip()
 
 
-def order_labels(found: set[str]) -> list[str]:
+def order_labels(found: Collection[str]) -> list[str]:
     """Label values in a stable order: by number if all are integers, else alphabetically."""
     try:
         return sorted(found, key=int)
@@ -226,18 +218,51 @@ def labelled_texts(
     return [(text, label) for text, label in labels.items() if text not in conflicting]
 
 
-def stratified_split(examples: Sequence[Example], fractions: Sequence[float], seed: int) -> list[list[Example]]:
-    """Split into parts of the given fractions, each class in the same proportion, in a seeded order.
+def label_indices(
+    found: Collection[str], path: Path, *, known: Sequence[str] | None, wanted: Sequence[str] | None
+) -> tuple[list[str], dict[str, int]]:
+    """(label names, label value → index) of the values `found` in a file: by the labels `known` to a trained model if
+    there is one, else in order, under the names `wanted` if any. Raises InputError for values that do not fit."""
+    if known is not None:
+        by_name = {name.lower(): index for index, name in enumerate(known)}
+        mapping = {}
+        for value in sorted(found):
+            if value.lower() in by_name:
+                mapping[value] = by_name[value.lower()]
+            elif value.isdigit() and int(value) < len(known):
+                mapping[value] = int(value)
+            else:
+                raise InputError(
+                    f"{path}: label '{value}' is none of the model's labels ({', '.join(known)}). "
+                    "Use data with the same labels, or fine-tune with --finetune."
+                )
+        return list(known), mapping
+    if len(found) < 2:
+        raise InputError(f"{path}: all rows have the same label ({', '.join(found)}); a classifier needs at least two.")
+    ordered = order_labels(found)
+    names = wanted or ordered
+    if len(names) != len(ordered):
+        raise InputError(f"--labels names {len(names)} labels, but {path} has {len(ordered)}: {', '.join(ordered)}.")
+    return list(names), {value: index for index, value in enumerate(ordered)}
+
+
+def check_class_sizes(labels: Iterable[int], names: Sequence[str], path: Path, least: int) -> None:
+    """Refuse classes too small to be split. Raises InputError."""
+    small = [f"'{names[label]}' ({count})" for label, count in sorted(Counter(labels).items()) if count < least]
+    if small:
+        raise InputError(f"{path}: too few examples of {', '.join(small)} to split; a class needs at least {least}.")
+
+
+def stratified_split(labels: Sequence[int], fractions: Sequence[float], seed: int) -> list[list[int]]:
+    """Indices in parts of the given fractions, each class in the same proportion, in a seeded order.
 
     The fractions add up to 1. A class with at least as many examples as parts stands in every part.
     """
-    import numpy as np
-
     generator = np.random.default_rng(seed)
-    parts: list[list[Example]] = [[] for _ in fractions]
-    by_class: dict[int, list[Example]] = {}
-    for example in examples:
-        by_class.setdefault(example.label, []).append(example)
+    parts: list[list[int]] = [[] for _ in fractions]
+    by_class: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
     for label in sorted(by_class):
         members = by_class[label]
         order = generator.permutation(len(members))
@@ -310,20 +335,25 @@ def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
         raise InputError(f"{path} cannot be read as {builder}: {_fault(path, error.__cause__ or error)}") from error
 
 
-def sample_texts(texts: Iterable[str], count: int, exclude: Collection[str], seed: int) -> tuple[list[str], int]:
-    """At most `count` different texts, drawn evenly from a stream in one pass, and how many the stream had.
+def sample(inputs: Iterable[Any], count: int, exclude: Collection[Any], seed: int) -> tuple[list[Any], int]:
+    """At most `count` different inputs, drawn evenly from a stream in one pass, and how many the stream had.
 
-    `exclude` holds texts that must not be among them: those that the gates measure on. Algorithm R (Vitter, 1985).
+    `exclude` holds inputs that must not be among them: those that the gates measure on. Algorithm R (Vitter, 1985).
     """
+
+    def key(given: Any) -> str:
+        return given if isinstance(given, str) else json.dumps(given)
+
+    known = {key(given) for given in exclude}
     generator = np.random.default_rng(seed)
-    kept: list[str] = []
+    kept: list[Any] = []
     seen = 0
-    for text in texts:
-        if not text or text in exclude:
+    for given in inputs:
+        if not given or key(given) in known:
             continue
         seen += 1
         if len(kept) < count:
-            kept.append(text)
+            kept.append(given)
         elif (place := int(generator.integers(0, seen))) < count:
-            kept[place] = text
-    return list(dict.fromkeys(kept)), seen
+            kept[place] = given
+    return list({key(given): given for given in kept}.values()), seen

@@ -34,17 +34,13 @@ class Importance:
     width: NDArray[np.float64]  # [width]: one choice for all layers, which share it
 
 
-def _own_loss(model: Any, batch: dict[str, Any]) -> Any:
-    return model(**batch).loss
-
-
 def measure(
     model: Any,
     method: Method,
-    batches: Iterable[dict[str, Any]],
-    loss: Callable[[Any, dict[str, Any]], Any] = _own_loss,
+    batches: Iterable[Any],
+    loss: Callable[[Any, Any], Any],
 ) -> Importance:
-    """The importance of a model's parts over `batches`, tensors that `loss` understands. `magnitude` reads none."""
+    """The importance of a model's parts over `batches`, which `loss(model, batch)` takes. `magnitude` reads none."""
     readers = _readers(model)
     sizes = architecture.shape(model.config)
     if method == "magnitude":
@@ -87,8 +83,8 @@ def of_weights(
     model: Any,
     method: Method,
     names: Sequence[str],
-    batches: Iterable[dict[str, Any]],
-    loss: Callable[[Any, dict[str, Any]], Any] = _own_loss,
+    batches: Iterable[Any],
+    loss: Callable[[Any, Any], Any],
 ) -> dict[str, Any]:
     """The importance of single weights: for each name a float32 tensor of the weight's shape.
 

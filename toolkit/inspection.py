@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import checkpoint as checkpoints
+from toolkit import tasks
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
 
@@ -34,12 +35,14 @@ def inspect(path: Path) -> dict[str, Any]:
             "refusals": data.get("refusals", []),
             "metrics": {key: metrics[key] for key in _MEASURED},
         }  # fmt: skip
-    found = checkpoints.inspect(path)
+    task = tasks.of(checkpoints.check_folder(path))
+    found = checkpoints.inspect(path, task)
     dtypes: dict[str, int] = {}
     for dtype, _ in found.tensors.values():
         dtypes[dtype] = dtypes.get(dtype, 0) + 1
     return {
         "kind": "checkpoint",
+        "task": task.NAME if found.labels is not None else None,
         "architecture": found.architecture,
         "model_type": found.config["model_type"],
         "parameters": found.parameters,

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit import calibration, conversion, hub, stages
+from toolkit import calibration, conversion, hub, stages, tasks
 from toolkit import checkpoint as checkpoints
-from toolkit import data as tables
 from toolkit import export as formats
 from toolkit.cache import Cache, open_cache
 from toolkit.checkpoint import Checkpoint
@@ -28,11 +27,11 @@ from toolkit.errors import InputError, RefusedError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import score
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, explained, publish_folder, sha256_file, sha256_folder, write_json
+from toolkit.storage import check_output, explained, publish_folder, sha256_folder, sha256_path, write_json
+from toolkit.tasks.task import Task
 
 RECEIPT = "receipt.json"
 DEFAULT_LENGTHS = (32, 64, 128)
-_DATA_OPTIONS = ("where", "text_column", "label_column", "drop_missing", "max_length")
 
 
 @dataclass(frozen=True)
@@ -79,19 +78,19 @@ class _Folder:
 class Line:
     """One run of `toolkit quantize`: the stages, each on the output of the one before."""
 
-    def __init__(self, runner: Runner, wanted: Wanted, data: Finished | None, max_length: int) -> None:
-        self.runner, self.wanted, self.data, self.max_length = runner, wanted, data, max_length
+    def __init__(self, runner: Runner, wanted: Wanted, data: Finished | None, encoding: Mapping[str, Any]) -> None:
+        self.runner, self.wanted, self.data, self.encoding = runner, wanted, data, dict(encoding)
 
     def _run(self, stage: str, source: _Folder, parameters: Mapping[str, Any], title: str, **given: Any) -> Finished:
         """Run a stage. A file of calibration examples is known by its content in the cache's key."""
         inputs = {"source": source.sha256, **given.pop("inputs", {})}
         file = self.wanted.calibration_data
         if file is not None:
-            inputs["calibration"] = sha256_file(Path(file))
+            inputs["calibration"] = sha256_path(Path(file))
         return self.runner.run(stage, source.path, parameters, title=title, inputs=inputs, **given)
 
     def _calibration(self, file: str | None) -> dict[str, Any]:
-        return {"samples": self.wanted.samples, "max_length": self.max_length, "file": file}
+        return {"samples": self.wanted.samples, "encoding": self.encoding, "file": file}
 
     def _with_examples(self, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters with where the calibration examples are, and the same for the key, without the file's place."""
@@ -116,7 +115,7 @@ class Line:
         """Fine-tuning with quantization in sight, on the model's own float answers."""
         assert self.data is not None  # noqa: S101 - checked before anything runs
         teaching = self._run(
-            "teach", source, {"max_length": self.max_length}, "answers of the float model", data=self.data,
+            "teach", source, {"encoding": self.encoding}, "answers of the float model", data=self.data,
             threads=local.cores(), with_torch=True, reason="quantization-aware training learns them",
         )  # fmt: skip
         own = self.wanted.parameters
@@ -125,7 +124,7 @@ class Line:
                 "epochs": self.wanted.qat_epochs,
                 "learning_rate": self.wanted.qat_learning_rate,
                 "bf16": conversion.bf16_pays(),
-                "max_length": self.max_length,
+                "encoding": self.encoding,
                 **{name: own[name] for name in ("method", "calibration", "percentile", "block_size", "embeddings")
                    if name in own},
             }
@@ -157,7 +156,7 @@ class Line:
         given, key = self._with_examples(self.wanted.parameters)
         rest = {
             "engine": engine,
-            "max_length": self.max_length,
+            "encoding": self.encoding,
             "examples": self.wanted.examples,
             "min_score": self.wanted.min_score,
         }
@@ -186,7 +185,7 @@ class Line:
         if _is_artifact(folder):
             current = _Folder(folder, sha256_folder(folder))
         else:
-            current = _Folder(folder, checkpoints.inspect(folder).sha256)
+            current = _Folder(folder, checkpoints.inspect(folder, tasks.get(self.runner.task)).sha256)
             if wanted.balance is not None and engine == "litert":
                 current = self.balance(current)
             if wanted.qat_epochs:
@@ -219,10 +218,10 @@ def _check_artifact(folder: Path, wanted: Wanted) -> str:
     return engine
 
 
-def _check_checkpoint(folder: Path, wanted: Wanted) -> str:
+def _check_checkpoint(folder: Path, task: Task, wanted: Wanted) -> str:
     """The engine that a trained checkpoint is exported for. Raises InputError."""
-    if checkpoints.inspect(folder).labels is None:
-        raise InputError(f"{folder} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
+    if checkpoints.inspect(folder, task).labels is None:
+        raise InputError(f"{folder} is not trained for {task.NAME}; fine-tune it first with `toolkit finetune`.")
     if wanted.engine is None:
         raise InputError(f"{folder} is a checkpoint: name what it is exported for with --engine.")
     if wanted.engine not in FORMAT_OF_ENGINE:
@@ -230,29 +229,29 @@ def _check_checkpoint(folder: Path, wanted: Wanted) -> str:
     return wanted.engine
 
 
-def _prepare(runner: Runner, folder: Path, data: str, options: Mapping[str, Any]) -> Finished:
+def _prepare(runner: Runner, task: Task, folder: Path, data: str, options: conversion.Options) -> Finished:
     """The stage `prepare` with the labels that the model knows, and a training part."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    parameters = {
+    shared = {
         "data": data,
         "known_labels": [str(names[key]) for key in sorted(names, key=int)],
-        "model_limit": Checkpoint(folder, config, {}, "").model_limit,
-        **{name: options[name] for name in _DATA_OPTIONS if options.get(name) is not None},
+        "where": [list(pair) for pair in options.where],
+        "drop_missing": options.drop_missing,
+        **task.settings_of(Checkpoint(folder, config, {}, "")),
     }
-    parameters["where"] = [list(pair) for pair in parameters.get("where", ())]
-    return conversion.prepare_data(runner, folder, parameters, sha256_file(Path(data)))
+    parameters = task.preparation(shared, options.options)
+    return conversion.prepare_data(runner, folder, parameters, task.data_sha256(parameters))
 
 
-def _checked(model: str, wanted: Wanted, options: Mapping[str, Any], cache: Cache) -> tuple[Path, str]:
+def _checked(model: str, task: Task, wanted: Wanted, options: conversion.Options, cache: Cache) -> tuple[Path, str]:
     """The folder of `model` and the engine that its artifact is for. Raises InputError for what cannot work."""
-    data = options.get("data")
-    if wanted.reason_for_data and data is None:
+    if wanted.reason_for_data and options.data is None:
         raise InputError(f"Name labelled examples with --data: {wanted.reason_for_data} them.")
-    if data is not None:
-        tables.check_readable(Path(data))
+    if options.data is not None:
+        task.check_data(Path(options.data))
     if wanted.calibration_data is not None:
-        calibration.check_file(Path(wanted.calibration_data))
+        calibration.check_file(Path(wanted.calibration_data), task)
     if wanted.min_score is not None:
         score.parse(wanted.min_score)
     folder = hub.fetch(model, cache.folder) if hub.is_id(model) else Path(model)
@@ -261,9 +260,9 @@ def _checked(model: str, wanted: Wanted, options: Mapping[str, Any], cache: Cach
         raise InputError(
             f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
         )
-    if options.get("allow_pickle") and not is_artifact:
+    if options.allow_pickle and not is_artifact:
         folder = checkpoints.from_pickle(folder, cache.folder)
-    engine = (_check_artifact if is_artifact else _check_checkpoint)(folder, wanted)
+    engine = _check_artifact(folder, wanted) if is_artifact else _check_checkpoint(folder, task, wanted)
     method = str(wanted.parameters["method"])
     form = FORMAT_OF_ENGINE[engine]
     formats.check_method(form, engine, method, formats.get(form).METHODS)
@@ -291,19 +290,17 @@ def quantize(
     `options` are those of the data and the run, by the names of `toolkit.conversion.Options`. Raises InputError, and
     RefusedError if no choice of layers reaches `wanted.min_score`.
     """
-    overwrite = bool(options.get("overwrite"))
-    check_output(Path(output), overwrite, RECEIPT)
-    cache_dir = options.get("cache_dir")
-    cache = open_cache(Path(cache_dir) if cache_dir else None)
-    folder, engine = _checked(model, wanted, options, cache)
-    task = options.get("task") or conversion.DEFAULT_TASK
-    runner = Runner(cache, task, int(options.get("seed") or 0), reporter or Silent(), bool(options.get("force")))
-    data = options.get("data")
+    given = conversion.options(**options)
+    check_output(Path(output), given.overwrite, RECEIPT)
+    cache = open_cache(Path(given.cache_dir) if given.cache_dir else None)
+    task = tasks.get(given.task or conversion.DEFAULT_TASK)
+    folder, engine = _checked(model, task, wanted, given, cache)
+    runner = Runner(cache, task.NAME, given.seed, reporter or Silent(), given.force)
     with around(runner), runner.warmed():
-        prepared = _prepare(runner, folder, str(data), options) if data is not None else None
-        line = Line(runner, wanted, prepared, prepared.report["max_length"] if prepared else 128)
+        prepared = _prepare(runner, task, folder, given.data, given) if given.data is not None else None
+        line = Line(runner, wanted, prepared, prepared.report["encoding"] if prepared else {})
         keep, table, finished = line.run(folder, engine)
-    _publish(finished, table, runner.receipts, Path(output), overwrite)
+    _publish(finished, table, runner.receipts, Path(output), given.overwrite)
     return _report(output, engine, keep, table, finished, runner.receipts)
 
 

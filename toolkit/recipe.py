@@ -235,14 +235,14 @@ def layer_ladder(layers: int) -> list[int]:
 
 
 def finetune_plan(checkpoint: Checkpoint, wanted: bool | None, parameters: dict[str, Any]) -> FinetunePlan:
-    """Whether to fine-tune: as told, else if the checkpoint is not a trained classifier."""
+    """Whether to fine-tune: as told, else if the checkpoint is not trained for its task."""
     trained = checkpoint.labels is not None
     if wanted is False and not trained:
         raise InputError(
-            f"{checkpoint.folder} is not a trained classifier ({checkpoint.architecture}); it cannot be converted "
+            f"{checkpoint.folder} is not trained for the task ({checkpoint.architecture}); it cannot be converted "
             "without fine-tuning. Leave --no-finetune away."
         )
     if wanted or (wanted is None and not trained):
-        why = "asked for" if trained else f"{checkpoint.architecture} has no trained classification head"
+        why = "asked for" if trained else f"{checkpoint.architecture} has no head that was trained for the task"
         return FinetunePlan(parameters=parameters, reason=why)
-    return FinetunePlan(parameters=None, reason=f"{checkpoint.architecture} is a trained classifier already")
+    return FinetunePlan(parameters=None, reason=f"{checkpoint.architecture} is trained already")

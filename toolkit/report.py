@@ -6,9 +6,7 @@ import html as markup
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from toolkit import behaviour, plot, tasks
+from toolkit import answers, plot, tasks
 from toolkit.bench.statistics import compare
 from toolkit.devices import local
 
@@ -61,10 +59,8 @@ def summarize(
             "before": workshop.reference.report["score"],
             "after": winner.metrics["score"],
             "examples": winner.metrics["examples"],
-            "macro_f1": winner.metrics["macro_f1"],
-            "per_class": winner.metrics["per_class"],
-            "confusion": winner.metrics["confusion"],
-            "how": "artifact through its engine, raw text to label, on the held-out evaluation split",
+            "metrics": {key: value for key, value in winner.metrics.items() if key not in _SAID},
+            "how": "artifact through its engine, raw example to answer, on the held-out evaluation split",
         },
         "behaviour": _behaviour(workshop, winner),
         "size": {"before_bytes": workshop.original.size_bytes, "after_bytes": winner.artifact["size_bytes"]},
@@ -83,16 +79,14 @@ def _behaviour(workshop: Workshop, winner: Candidate) -> dict[str, Any]:
     """The winner beside the float checkpoint, on the examples that both answered."""
     assert workshop.reference is not None  # noqa: S101 - a winner has been judged against it
     assert winner.answers is not None  # noqa: S101
-    after = workshop.logits(winner.answers)
-    examples = tasks.get(workshop.recipe.task).read_examples(workshop.data.output, "eval")[: len(after)]
-    return behaviour.describe(
-        workshop.logits(workshop.reference)[: len(after)],
-        after,
-        np.asarray([example.label for example in examples]),
-        list(workshop.reference.report["per_class"]),
-        [example.text for example in examples],
-        workshop.recipe.seed,
-    )
+    task = tasks.get(workshop.recipe.task)
+    after = workshop.answers(winner.answers)
+    before = workshop.answers(workshop.reference)[: len(after)]
+    examples = task.read_examples(workshop.data.output, "eval")[: winner.metrics["examples"]]
+    truth, captions = task.truth(examples), task.captions(examples)
+    module = answers.get(task.ANSWERS)
+    found = module.describe(before, after, truth, workshop.names(), captions, workshop.recipe.seed)
+    return {"kind": task.ANSWERS, **found, "sentence": module.sentence(found)}
 
 
 def latency_text(latency: Mapping[str, Any] | None) -> str:
@@ -111,6 +105,8 @@ def score_text(candidate: Mapping[str, Any]) -> str:
     return f"{candidate['score']:.4f} (n={candidate['score_examples']})"
 
 
+# What the report says of the score in another place.
+_SAID = ("score", "score_name", "examples", "operations")
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#b42318}
 @media(prefers-color-scheme:dark){:root{--good:#4ac26b;--bad:#ff7b72}}
@@ -221,33 +217,45 @@ def _chain_section(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def behaviour_text(found: Mapping[str, Any]) -> str:
-    """One line: how many answers are others than the float checkpoint's."""
-    return (
-        f"{found['flip_rate']:.2%} of the answers are not the float checkpoint's (95 % interval "
-        f"{found['flip_rate_low']:.2%} to {found['flip_rate_high']:.2%}): {found['right_to_wrong']} right ones became "
-        f"wrong, {found['wrong_to_right']} wrong ones right, of {found['examples']}"
-    )
-
-
 def _behaviour_section(found: Mapping[str, Any]) -> list[str]:
-    classes = [
-        (
-            name, c["examples"], f"{c['recall_before']:.4f}", f"{c['recall_after']:.4f}",
-            f"{c['change']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})",
+    parts = ["<h2>Beside the float checkpoint</h2>", f"<p>{markup.escape(found['sentence'])}."]
+    if "calibration_error_before" in found:
+        parts.append(
+            f"Expected calibration error: {found['calibration_error_before']:.4f} before, "
+            f"{found['calibration_error_after']:.4f} after."
         )
-        for name, c in found["classes"].items()
-    ]  # fmt: skip
-    worst = [(w["text"], w["label"], w["before"], w["after"], f"{w['probability_lost']:.3f}") for w in found["worst"]]
+    parts.append("</p>")
+    if "classes" in found:
+        rows = [
+            (
+                name, c["examples"], f"{c['recall_before']:.4f}", f"{c['recall_after']:.4f}",
+                f"{c['change']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})",
+            )
+            for name, c in found["classes"].items()
+        ]  # fmt: skip
+        parts.append(_table(("class", "examples", "recall before", "after", "change (95 % interval)"), rows))
+    worst = found["worst"]
+    head = [key.replace("_", " ") for key in worst[0]] if worst else []
     return [
-        "<h2>Beside the float checkpoint</h2>",
-        f"<p>{markup.escape(behaviour_text(found))}. Expected calibration error: "
-        f"{found['calibration_error_before']:.4f} before, {found['calibration_error_after']:.4f} after.</p>",
-        _table(("class", "examples", "recall before", "after", "change (95 % interval)"), classes),
+        *parts,
         "<details><summary>The examples that lost most</summary>",
-        _table(("example", "label", "before", "after", "probability of the label lost"), worst),
+        _table(head, [list(each.values()) for each in worst]),
         "</details>",
     ]
+
+
+def _metrics_section(metrics: Mapping[str, Any]) -> list[str]:
+    """What the score leaves out: numbers in a row, and a table of the classes."""
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+    said = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in numbers.items())
+    parts = [f"<p>{markup.escape(said)}.</p>"] if said else []
+    if "per_class" in metrics:
+        rows = [
+            (name, f"{v['precision']:.3f}", f"{v['recall']:.3f}", f"{v['f1']:.3f}", v["support"])
+            for name, v in metrics["per_class"].items()
+        ]
+        parts += ["<h2>Classes</h2>", _table(("class", "precision", "recall", "F1", "examples"), rows)]
+    return parts
 
 
 def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
@@ -269,10 +277,6 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         )
         for r in receipts
     ]  # fmt: skip
-    per_class = [
-        (name, f"{v['precision']:.3f}", f"{v['recall']:.3f}", f"{v['f1']:.3f}", v["support"])
-        for name, v in summary["score"]["per_class"].items()
-    ]
     dropped = ", ".join(f"{count} {why}" for why, count in summary["data"]["dropped"].items()) or "nothing"
     title = markup.escape(f"{summary['chosen']} for {summary['target']}")
     parts = [
@@ -287,8 +291,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         _table(("candidate", "size", summary["score"]["name"], "latency", "outcome"), candidates),
         "<h2>Gates</h2>",
         _table(("candidate", "gate", "verdict", "why"), verdicts),
-        "<h2>Classes</h2>",
-        _table(("class", "precision", "recall", "F1", "examples"), per_class),
+        *_metrics_section(summary["score"]["metrics"]),
         *_behaviour_section(summary["behaviour"]),
         *_chain_section(summary),
         "<h2>Stages</h2>",
@@ -296,7 +299,8 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         "<h2>Data</h2>",
         f"<p>{summary['data']['used']} of {summary['data']['rows']} rows used; dropped: {markup.escape(dropped)}. "
         f"Splits: {markup.escape(str(summary['data']['splits']))}. "
-        f"Input lengths: {markup.escape(str(summary['data']['lengths']))} tokens.</p>",
+        + (f"Input lengths: {markup.escape(str(summary['data']['lengths']))}." if summary["data"]["lengths"] else "")
+        + "</p>",
         "<h2>Not tried</h2>",
         _table(("what", "why"), [(s["what"], s["reason"]) for s in summary["skipped"]])
         if summary["skipped"]

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from toolkit import architecture
+from toolkit import architecture, tasks
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
 from toolkit.bench.statistics import compare
@@ -109,7 +109,7 @@ class Search:
     def judge(self, before: Link, made: Finished, name: str, stage: str, *, score_counts: bool = True) -> Link:
         """Export what a stage made, and let the gates say whether it is kept."""
         recipe = self.workshop.recipe.model_copy(update={"candidates": [self.basis.plan]})
-        checkpoint = checkpoints.inspect(made.output)
+        checkpoint = self._inspect(made)
         workshop = replace(self.workshop, checkpoint=checkpoint, label=name, recipe=recipe, own=None)
         candidate = candidate_steps.make(workshop)[0]
         link = Link(name, checkpoint, candidate)
@@ -161,6 +161,9 @@ class Search:
         """Whether latencies are measured: this machine stands for the target."""
         processor = self.workshop.target.engine(self.basis.plan.engine).processor
         return self.workshop.measurable and processor == "cpu"
+
+    def _inspect(self, made: Finished) -> Checkpoint:
+        return checkpoints.inspect(made.output, tasks.get(self.workshop.recipe.task))
 
     # The stages
 
@@ -291,7 +294,7 @@ class Search:
             },
             title=f"cut to {shape}, untrained", reason="what a shape costs is known before it is trained",
         )  # fmt: skip
-        checkpoint = checkpoints.inspect(made.output)
+        checkpoint = self._inspect(made)
         label = f"{shape}, untrained"
         workshop = replace(self.workshop, checkpoint=checkpoint, label=label, own=None)
         built = workshop.quantize(workshop.export(self.basis.plan.engine), self.basis.plan)
@@ -320,7 +323,7 @@ class Search:
         for coverage in self.plan.coverage:
             if coverage >= self.coverage:
                 continue
-            tokens = base.checkpoint.vocabulary - checkpoints.inspect(self._trim_stage(coverage).output).vocabulary
+            tokens = base.checkpoint.vocabulary - self._inspect(self._trim_stage(coverage)).vocabulary
             for point in whole:
                 saved = tokens * self._width(base.checkpoint, point.shape) * per_weight
                 shape = replace(point.shape, coverage=coverage)

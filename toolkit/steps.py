@@ -19,14 +19,13 @@ from typing import Any
 
 from toolkit import architecture, conversion, quantization, stages, tasks
 from toolkit import checkpoint as checkpoints
-from toolkit import data as tables
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, explained, publish_folder, sha256_file, write_json
+from toolkit.storage import check_output, explained, publish_folder, sha256_path, write_json
 
 RECEIPT = "receipt.json"
 
@@ -55,7 +54,7 @@ def finetune(
     share in place, and the first one writes.
     """
     overwrite = bool(options.get("overwrite"))
-    made = conversion.plan(conversion.Options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
+    made = conversion.plan(conversion.options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _finetune_here(Path(output), made, conversion.prepare(runner, made), overwrite, runner.reporter)
@@ -70,7 +69,7 @@ def _finetune_here(
     """One process of several: train in this process; rank 0 publishes."""
     module = stages.get("finetune")
     parameters = module.Parameters.model_validate(
-        {**(made.recipe.finetune.parameters or {}), "max_length": data.report["max_length"]}
+        {**(made.recipe.finetune.parameters or {}), "encoding": data.report["encoding"]}
     )
     context = stages.Context(task=made.recipe.task, seed=made.recipe.seed, threads=1, data=data.output)
     if is_first_process():
@@ -88,16 +87,18 @@ def _plan(output: str, options: Mapping[str, Any]) -> conversion.Plan:
     """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
     if folder.is_dir():
-        _trained(folder)
+        _trained(folder, options.get("task"))
     return conversion.plan(
-        conversion.Options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
+        conversion.options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
     )
 
 
-def _trained(folder: Path) -> Checkpoint:
-    found = checkpoints.inspect(folder)
+def _trained(folder: Path, task: str | None) -> Checkpoint:
+    """The checkpoint in a folder. Raises InputError if it was not trained for the task."""
+    found = checkpoints.inspect(folder, tasks.get(task or conversion.DEFAULT_TASK))
     if found.labels is None:
-        raise InputError(f"{folder} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
+        wanted = task or conversion.DEFAULT_TASK
+        raise InputError(f"{folder} is not trained for {wanted}; fine-tune it first with `toolkit finetune`.")
     return found
 
 
@@ -132,7 +133,7 @@ def _text_file(unlabeled: str | None, column: str | None) -> tuple[dict[str, Any
     """Texts without labels as `teach` takes them, and the file's hash; None and None if there are none."""
     if unlabeled is None:
         return None, None
-    return {"unlabeled": unlabeled, "unlabeled_column": column}, sha256_file(Path(unlabeled))
+    return {"unlabeled": unlabeled, "unlabeled_column": column}, sha256_path(Path(unlabeled))
 
 
 def _shape(checkpoint: Checkpoint) -> dict[str, int]:
@@ -150,12 +151,11 @@ def _student(
     if student is not None and Path(student).suffix == ".json" and Path(student).is_file():
         if layers is not None or width is not None:
             raise InputError(f"{student} says already how large the student is; leave out --layers and --width.")
-        model_class = tasks.get(made.recipe.task).MODEL_CLASS
-        source = checkpoints.bare(Path(student), teacher.folder, model_class, list(teacher.labels or []))
+        source = checkpoints.bare(Path(student), teacher.folder, made.task, list(teacher.labels or []))
         shape["config"] = source.config
     elif student is not None:
         _check_weights(Path(student))
-        source = checkpoints.inspect(Path(student))
+        source = checkpoints.inspect(Path(student), made.task)
     if source.parameters > teacher.parameters:
         raise InputError(
             f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
@@ -195,10 +195,10 @@ def distill(
     model with random weights is made. `hidden` and `attention` weigh the losses between layers; `parameters` are
     further ones of the stage. Writes a Hugging Face folder. Raises InputError.
     """
-    if unlabeled:
-        tables.check_texts(Path(unlabeled), unlabeled_column)
-    others = [_trained(Path(name)) for name in teachers]
     made = _plan(output, options)
+    others = [_trained(Path(name), made.task.NAME) for name in teachers]
+    if unlabeled:
+        made.task.check_unlabeled(Path(unlabeled), unlabeled_column)
     teacher = made.checkpoint
     _check_labels(teacher, others)
     source, shape = _student(made, student, layers, width)
@@ -206,12 +206,7 @@ def distill(
         heads = architecture.heads_of(_shape(source), width) if width is not None else source.heads
         importlib.import_module("toolkit.stages.distill").check_heads(heads, teacher.heads)
     chain = _chain(made, reporter)
-    longest = chain.data.report["max_length"]
-    if longest > source.model_limit:
-        raise InputError(
-            f"{student}: the student takes at most {source.model_limit} tokens, the texts have up to {longest}; "
-            f"truncate them with --max-length {source.model_limit}."
-        )
+    made.task.fits(source, chain.data.report["encoding"], f"--student {student}")
     depth = len(shape.get("layers") or range(source.layers))
     layer_map = {mine: architecture.matching(mine, depth, teacher.layers) for mine in range(depth + 1)}
     given = {**(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
@@ -254,9 +249,9 @@ def prune(
     """
     if unlabeled and not learn_from_itself:
         raise InputError(f"{unlabeled} has no labels to recover on; leave out --unlabeled or --from-labels.")
-    if unlabeled:
-        tables.check_texts(Path(unlabeled), unlabeled_column)
     made = _plan(output, options)
+    if unlabeled:
+        made.task.check_unlabeled(Path(unlabeled), unlabeled_column)
     stage = importlib.import_module("toolkit.stages.prune")
     stage.check(stage.Parameters.model_validate(parameters), made.checkpoint)
     chain = _chain(made, reporter)
@@ -285,9 +280,7 @@ def export(
     check_output(Path(output), overwrite, RECEIPT)
     if engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
-    checkpoint = checkpoints.inspect(Path(model))
-    if checkpoint.labels is None:
-        raise InputError(f"{model} is not a trained classifier; fine-tune it first with `toolkit finetune`.")
+    checkpoint = _trained(Path(model), task)
     if max(lengths) > checkpoint.model_limit:
         raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
     form = FORMAT_OF_ENGINE[engine]

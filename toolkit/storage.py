@@ -40,6 +40,11 @@ def sha256_folder(folder: Path) -> str:
     return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
 
 
+def sha256_path(path: Path) -> str:
+    """Hash of a file, or of a folder's files."""
+    return sha256_folder(path) if path.is_dir() else sha256_file(path)
+
+
 def fsync_tree(folder: Path) -> None:
     """Flush every file below `folder`, and the folders themselves, to the disk."""
     for root, _, names in os.walk(folder):

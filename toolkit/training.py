@@ -11,11 +11,12 @@ ends training after the batch at hand and keeps the best epoch so far.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit import tasks
 from toolkit.engines import Arrays
+from toolkit.runtime.encoder import Encoder
 from toolkit.stages import Context
 from toolkit.storage import publish_folder, write_json
-from toolkit.tasks import TaskModule
+from toolkit.tasks.task import Example, Task
 
 _LENGTH_STEP = 8  # tokens
 _SAMPLED_BATCH = 8  # examples
-
-# The loss of a batch: (model, tensors with `labels`, indices of the batch's examples) → scalar tensor.
-Loss = Callable[[Any, dict[str, Any], Sequence[int]], Any]
 
 
 class Hyperparameters(BaseModel):
@@ -52,7 +51,7 @@ class Hyperparameters(BaseModel):
     )
     give_up_below: float | None = Field(None, description="Stop if no epoch's validation score reaches this")
     bf16: bool = False
-    max_length: int = Field(128, ge=4)
+    encoding: dict[str, Any] = Field({}, description="Settings of the task's encoder")
     tensorboard: str | None = None
 
 
@@ -130,58 +129,86 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some examples, as a training step takes them."""
+
+    indices: list[int]
+    arrays: Arrays  # what the encoder gave, stacked
+    inputs: dict[str, Any]  # tensors that the model takes
+    labels: Any  # int64[rows]: the right class of each row of the answers; -1: nobody knows it
+
+
+# The loss of a batch: (model, batch) → scalar tensor.
+Loss = Callable[[Any, Batch], Any]
+
+
 class Examples:
-    """Encoded examples: `inputs` are arrays [1, length] by input name, `labels` class indices."""
+    """Examples of a task, encoded when they are needed, and kept unless they are too large; `names` are the inputs that
+    the model takes."""
 
-    inputs: list[Arrays]
-    labels: list[int]
-    padding: Mapping[str, int]
+    def __init__(self, task: Task, encoder: Encoder, examples: Sequence[Example], names: Sequence[str]) -> None:
+        self.task, self.encoder, self.examples, self.names = task, encoder, examples, list(names)
+        self.labels = [task.truth([example]) for example in examples]
+        self._encoded: list[Arrays] | None = None
 
-    @property
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def arrays(self, index: int) -> Arrays:
+        """One example's inputs."""
+        if self.task.LAZY:
+            return self.encoder(self.examples[index].input)
+        if self._encoded is None:
+            self._encoded = [self.encoder(example.input) for example in self.examples]
+        return self._encoded[index]
+
+    @functools.cached_property
     def lengths(self) -> list[int]:
-        return [arrays["input_ids"].shape[1] for arrays in self.inputs]
+        """How long each example is; batches are made of like ones."""
+        return [1 if self.task.LAZY else self.encoder.length(self.arrays(index)) for index in range(len(self))]
+
+    def batch(self, indices: Sequence[int], device: Any = "cpu") -> Batch:
+        """Some examples together, on a device. Lengths are a multiple of 8: oneDNN keeps a kernel and its workspace for
+        every shape that it has seen."""
+        import torch
+
+        arrays = self.encoder.batch([self.arrays(i) for i in indices], _LENGTH_STEP)
+        inputs = {name: torch.from_numpy(arrays[name]).to(device) for name in self.names}
+        labels = torch.from_numpy(np.concatenate([self.labels[i] for i in indices])).to(device)
+        return Batch(list(indices), arrays, inputs, labels)
+
+    def rows(self, answers: Any, indices: Sequence[int]) -> list[Any]:
+        """The answers of a batch, split by example."""
+        ends = np.cumsum([len(self.labels[i]) for i in indices])
+        return np.split(answers, ends[:-1])
 
 
-def encode(task: TaskModule, data: Path, split: str, encoder: Any) -> Examples:
-    """The prepared examples of one split, as a model's inputs."""
-    examples = task.read_examples(data, split)
-    return Examples([encoder(e.text) for e in examples], [e.label for e in examples], encoder.padding)
+def encode(task: Task, data: Path, split: str, encoder: Encoder, names: Sequence[str]) -> Examples:
+    """The prepared examples of one split."""
+    return Examples(task, encoder, task.read_examples(data, split), names)
 
 
-def tensors(examples: Examples, indices: Sequence[int], max_length: int | None = None) -> dict[str, Any]:
-    """Tensors [n, length] of some examples, and their `labels` [n]. The length is a multiple of 8, up to `max_length`:
-    oneDNN keeps a kernel and its workspace for every shape that it has seen."""
-    import torch
-
-    from toolkit.engines.torch import pad_batch
-
-    arrays = pad_batch([examples.inputs[i] for i in indices], examples.padding)
-    length = arrays["input_ids"].shape[1]
-    more = -length % _LENGTH_STEP
-    if max_length is not None:
-        more = max(0, min(more, max_length - length))
-    batch = {
-        name: torch.from_numpy(np.pad(array, ((0, 0), (0, more)), constant_values=examples.padding[name]))
-        for name, array in arrays.items()
-    }
-    return {**batch, "labels": torch.tensor([examples.labels[i] for i in indices])}
+def answer(task: Task, model: Any, batch: Batch, **options: Any) -> tuple[Any, Any]:
+    """(the rows of a model's answers, what its forward returned). `options` are the forward's."""
+    result = model(**batch.inputs, **options)
+    return task.rows(task.output(result, batch.inputs), batch.arrays), result
 
 
-def sampled(examples: Examples, count: int, context: Context, max_length: int) -> Iterator[dict[str, Any]]:
-    """Batches, as `tensors` gives them, of at most `count` examples that the seed draws."""
-    chosen = np.random.default_rng(context.seed).permutation(len(examples.labels))[:count]
+def sampled(examples: Examples, count: int, context: Context) -> Iterator[Batch]:
+    """Batches of at most `count` examples that the seed draws."""
+    chosen = np.random.default_rng(context.seed).permutation(len(examples))[:count]
     context.progress(0, 1, f"importance over {len(chosen)} examples")
     for start in range(0, len(chosen), _SAMPLED_BATCH):
         part = sorted(chosen[start : start + _SAMPLED_BATCH].tolist(), key=lambda i: examples.lengths[i])
-        yield tensors(examples, part, max_length)
+        yield examples.batch(part)
 
 
 class Trainer:
     """What one training run holds: model, data, loss, optimizer, accelerator.
 
-    `score` takes logits float[n, classes] and labels int[n], of the whole validation split in its order; `divergence`,
-    if given, takes the logits: how far they are from the teachers' answers. `beside` is a module that the loss uses and
-    that learns along, but is no part of the model and is not written.
+    `score` takes the answers to the whole validation split in its order; `divergence`, if given, too: how far they are
+    from the teachers'. `beside` is a module that the loss uses and that learns along, but is no part of the model and
+    is not written.
     """
 
     def __init__(
@@ -193,7 +220,7 @@ class Trainer:
         train: Examples,
         validation: Examples,
         loss: Loss,
-        score: Callable[[Any, Any], float],
+        score: Callable[[Any], float],
         divergence: Callable[[Any], float] | None = None,
         beside: Any = None,
     ) -> None:
@@ -227,33 +254,24 @@ class Trainer:
         """The model without the accelerator's wrapper."""
         return self.accelerator.unwrap_model(self.model)
 
-    def batch(self, examples: Examples, indices: Sequence[int]) -> dict[str, Any]:
-        """Tensors of some examples, on the accelerator's device."""
-        batch = tensors(examples, indices, self.parameters.max_length)
-        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-
     def validate(self) -> tuple[float, float | None]:
         """Score on the validation split, and divergence from the teachers if there are any, over all processes."""
         # Unwrapped: each forward pass of the wrapper is a collective operation, and shares differ in length.
-        model = self.raw.eval()
-        lengths = self.validation.lengths
-        share = list(range(self.accelerator.process_index, len(lengths), self.accelerator.num_processes))
-        share.sort(key=lambda i: lengths[i])
-        logits = []
+        model, examples = self.raw.eval(), self.validation
+        share = list(range(self.accelerator.process_index, len(examples), self.accelerator.num_processes))
+        share.sort(key=lambda i: examples.lengths[i])
+        found: list[tuple[int, Any]] = []
         for start in range(0, len(share), self.parameters.batch_size * 2):
-            batch = self.batch(self.validation, share[start : start + self.parameters.batch_size * 2])
-            batch.pop("labels")
+            chosen = share[start : start + self.parameters.batch_size * 2]
             with self.torch.no_grad():
-                logits.append(model(**batch).logits.float().cpu().numpy())
-        parts = [(share, np.concatenate(logits))] if logits else []
+                rows, _ = answer(examples.task, model, examples.batch(chosen, self.accelerator.device))
+            found += zip(chosen, examples.rows(rows.float().cpu().numpy(), chosen), strict=True)
         if self.accelerator.num_processes > 1:
             from accelerate.utils import gather_object
 
-            parts = gather_object(parts)
-        places = np.concatenate([np.asarray(part) for part, _ in parts])
-        answers = np.concatenate([part for _, part in parts])[np.argsort(places)]
-        score = self.score(answers, np.asarray(self.validation.labels))
-        return score, self.divergence(answers) if self.divergence is not None else None
+            found = gather_object(found)
+        answers = np.concatenate([rows for _, rows in sorted(found, key=lambda pair: pair[0])])
+        return self.score(answers), self.divergence(answers) if self.divergence is not None else None
 
     def stopping(self, stop: Interrupt) -> bool:
         """Whether any process was asked to stop: all of them leave the loop after the same batch."""
@@ -279,7 +297,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = parameters.learning_rate * learning_rate_factor(step, total, warmup)
             with self.accelerator.autocast():
-                loss = self.loss(self.model, self.batch(self.train, share), share)
+                loss = self.loss(self.model, self.train.batch(share, self.accelerator.device))
             self.accelerator.backward(loss)
             self.accelerator.clip_grad_norm_(self.model.parameters(), parameters.max_gradient_norm)
             self.optimizer.step()
@@ -297,7 +315,7 @@ class Trainer:
         parameters, context = self.parameters, self.context
         first = self.accelerator.is_main_process
         writer = _writer(parameters.tensorboard) if first and parameters.tensorboard else None
-        per_epoch = math.ceil(len(self.train.labels) / (parameters.batch_size * self.accelerator.num_processes))
+        per_epoch = math.ceil(len(self.train) / (parameters.batch_size * self.accelerator.num_processes))
         best_folder = (context.resume or output) / "best"
         progress = Progress()
         if context.resume is not None:
@@ -384,14 +402,7 @@ def _writer(folder: str) -> Any:
     return SummaryWriter(folder)
 
 
-def copy_tokenizer(source: Path, output: Path) -> None:
-    """Put the tokenizer files of a checkpoint beside another one's weights."""
-    for path in source.iterdir():
-        if path.is_file() and path.name.startswith(("tokenizer", "vocab", "merges", "special_tokens", "spiece")):
-            shutil.copy(path, output / path.name)
-
-
-def begin(context: Context) -> tuple[TaskModule, list[str]]:
+def begin(context: Context) -> tuple[Task, list[str]]:
     """Make torch give the same numbers on every run, from the seed: the task, and the labels of the prepared data."""
     import torch
 
@@ -411,34 +422,34 @@ def fit(
     output: Path,
     *,
     labels: list[str],
-    encoder: Any,
     train: Examples,
     loss: Loss,
     divergence: Callable[[Any], float] | None = None,
-    tokenizer: Path | None = None,
+    files: Path | None = None,
     beside: Any = None,
 ) -> dict[str, Any]:
-    """Train `model` and write the epoch that was best on the validation split to `output`; with the tokenizer of the
-    checkpoint `tokenizer`, if one is given. `Trainer` explains the rest. What was done, for the receipt."""
+    """Train `model` and write the epoch that was best on the validation split to `output`; with what the encoder of the
+    checkpoint `files` is made from, if one is given. `Trainer` explains the rest. What was done, for the receipt."""
     assert context.data is not None  # noqa: S101
     task = tasks.get(context.task)
+    validation = encode(task, context.data, "validation", train.encoder, train.names)
     trainer = Trainer(
         model,
         parameters,
         context,
         train=train,
-        validation=encode(task, context.data, "validation", encoder),
+        validation=validation,
         loss=loss,
-        score=lambda logits, truth: float(task.metrics(logits, truth, labels)["score"]),
+        score=lambda answers: float(task.metrics(answers, validation.examples, labels)["score"]),
         divergence=divergence,
         beside=beside,
     )
     report = trainer.run(output, stop)
-    if tokenizer is not None and trainer.accelerator.is_main_process:
-        copy_tokenizer(tokenizer, output)
+    if files is not None and trainer.accelerator.is_main_process:
+        task.copy_files(files, output)
     return report
 
 
-def from_labels(model: Any, batch: dict[str, Any], _: Sequence[int]) -> Any:
-    """The model's own loss: cross entropy to the labels."""
-    return model(**batch).loss
+def from_labels(task: Task) -> Loss:
+    """The task's own loss to the labels."""
+    return lambda model, batch: task.loss(answer(task, model, batch)[0], batch.labels)

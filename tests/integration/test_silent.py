@@ -70,7 +70,7 @@ prepared = run("prepare", checkpoint, data=str(data), evaluate_only=True, known_
 context = stages.Context(task="text-classification", data=prepared)
 exported = run("export", checkpoint, format="onnx", ort_fusions=True)
 quantized = run("quantize", exported, method="dynamic-int8")
-run("evaluate", quantized, engine="onnxruntime", max_length=128)
+run("evaluate", quantized, engine="onnxruntime", encoding={"max_length": 128})
 end = time.monotonic() + seconds
 made = toolkit.convert(
     checkpoint, data=str(data), output=str(work / "bundle"), cache_dir=str(work / "cache"), min_score="90%"

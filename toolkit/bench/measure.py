@@ -108,28 +108,29 @@ def _memory() -> dict[str, int | str]:
 
 
 def bench_bundle(request: Mapping[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Cold start, latency over the given texts, throughput and memory of one bundle."""
+    """Cold start, latency over the given examples, throughput and memory of one bundle."""
     import toolkit
 
     before = _memory()
     started = time.perf_counter()
     pipeline = toolkit.load(request["bundle"], threads=request["threads"])
     loaded = time.perf_counter()
-    texts = request["texts"]
-    pipeline(texts[0])
+    files = pipeline.manifest.path("golden")
+    examples = [pipeline.read(recorded, files) for recorded in request["examples"]]
+    pipeline.predict(examples[0])
     first = time.perf_counter()
     after_first = _memory()
 
-    warm_ups = warm_up(lambda i: pipeline(texts[i]), len(texts))
+    warm_ups = warm_up(lambda i: pipeline.predict(examples[i]), len(examples))
     end_to_end: list[float] = []
     preprocessing: list[float] = []
     began = time.perf_counter()
     while len(end_to_end) < request["minimum_runs"] or time.perf_counter() - began < request["seconds"]:
-        text = texts[len(end_to_end) % len(texts)]
+        example = examples[len(end_to_end) % len(examples)]
         start = time.perf_counter()
-        pipeline.encoder(text)
+        pipeline.encoder(example)
         middle = time.perf_counter()
-        pipeline(text)
+        pipeline.predict(example)
         end_to_end.append(time.perf_counter() - middle)
         preprocessing.append(middle - start)
         elapsed = time.perf_counter() - began

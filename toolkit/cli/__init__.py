@@ -18,7 +18,7 @@ from toolkit.errors import ToolkitError
 _VERBS = {
     "convert": "Take a model all the way to a bundle for a target.",
     "finetune": "Fine-tune a checkpoint on labelled examples.",
-    "distill": "Let a small student learn a trained classifier's answers.",
+    "distill": "Let a small student learn a trained model's answers.",
     "prune": "Take layers, units, heads or tokens out of a checkpoint.",
     "export": "Export a checkpoint to one engine's format.",
     "quantize": "Quantize an exported artifact, or a checkpoint for an engine.",

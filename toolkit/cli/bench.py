@@ -15,7 +15,7 @@ from toolkit.cli import output
 @click.option(
     "--data",
     metavar="FILE",
-    help="Texts to run: one a line, or a file with a text column.  [default: golden examples]",
+    help="Examples to run: a file or folder of the task.  [default: golden examples]",
 )
 @click.option(
     "--seconds",
@@ -54,7 +54,7 @@ def command(as_json: bool, output_file: str | None, **given: Any) -> None:
     )
     click.echo(
         f"Measured on {device['cpu_model']}, {device['cores']} cores, {record['engine']['threads']} thread(s), "
-        f"{record['latency']['count']} runs over {record['texts']} texts ({record['texts_from']})."
+        f"{record['latency']['count']} runs over {record['examples']} examples ({record['examples_from']})."
     )
 
 
@@ -74,7 +74,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
             "latency mean (min-max)",
             f"{latency['mean_ms']:.3f} ms ({latency['min_ms']:.3f}-{latency['max_ms']:.3f})",
         ),
-        ("of it tokenizing, p50", f"{record['preprocessing']['p50_ms']:.3f} ms"),
+        ("of it preprocessing, p50", f"{record['preprocessing']['p50_ms']:.3f} ms"),
         ("throughput, one stream", f"{record['throughput_per_s']:.1f} per s"),
         ("cold start: process", f"{cold['process_ms']:.0f} ms"),
         ("cold start: load", f"{cold['load_ms']:.0f} ms"),

@@ -68,7 +68,7 @@ def command(
     from toolkit import conversion
     from toolkit.errors import RefusedError
 
-    wanted = conversion.Options(max_latency_ms=max_latency, max_size_mb=max_size, max_memory_mb=max_memory, **given)
+    wanted = conversion.options(max_latency_ms=max_latency, max_size_mb=max_size, max_memory_mb=max_memory, **given)
     plan = conversion.plan(wanted)
     if dry_run:
         if as_json:
@@ -140,7 +140,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         if found["steps"]:
             output.print_table(f"Compression, judged as {found['basis']}", report.CHAIN_HEAD, report.chain_rows(found))
         click.echo(f"Compression: {found['outcome']}.")
-    click.echo(f"Behaviour: {report.behaviour_text(summary['behaviour'])}.")
+    click.echo(f"Behaviour: {summary['behaviour']['sentence']}.")
     if summary["validation_rung"]:
         click.echo(
             f"Validation rung {summary['validation_rung']}: the typed ONNX gives these answers on ONNX Runtime's CPU "

@@ -29,7 +29,7 @@ _LEARNING = ("teachers", "student", "layers", "width", "hidden", "attention", "u
 @options.training(epochs=4, learning_rate=1e-4)
 @options.run_options
 def command(output_folder: str, as_json: bool, **given: Any) -> None:
-    """Let a small student learn the answers of MODEL, a trained classifier, and write a Hugging Face folder.
+    """Let a small student learn the answers of MODEL, a trained checkpoint, and write a Hugging Face folder.
 
     \b
     Examples:

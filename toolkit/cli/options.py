@@ -46,6 +46,25 @@ class Condition(click.ParamType[tuple[str, str]]):
         return column, wanted
 
 
+class Setting(click.ParamType[tuple[str, Any]]):
+    """NAME=VALUE, the value as YAML reads it: a number, yes or no, a [list], or text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        import yaml
+
+        name, sign, text = str(value).partition("=")
+        if not sign or not name:
+            self.fail(f"'{value}' is not NAME=VALUE.", param, ctx)
+        try:
+            return name, yaml.safe_load(text)
+        except yaml.YAMLError:
+            return name, text
+
+
 class Names(click.ParamType[list[str]]):
     """Comma-separated names."""
 
@@ -80,13 +99,14 @@ def data_options(function: F) -> F:
     for option in reversed(
         [
             click.option("--data", metavar="FILE", help="Labelled examples: CSV, TSV, JSON lines or Parquet."),
-            click.option("--task", metavar="NAME", help="What the model does.  [default: text-classification]"),
+            click.option("--task", metavar="NAME", help="What the model does.  [default: what it was trained for]"),
             click.option("--text-column", metavar="NAME", help="Column of the text, if not found by name."),
             click.option("--label-column", metavar="NAME", help="Column of the label, if not found by name."),
             click.option("--labels", type=Names(), help="Label names, in the order of the label values."),
             click.option("--where", multiple=True, type=Condition(), help="Use only rows with this value."),
             click.option("--drop-missing", is_flag=True, help="Leave out rows that have no label."),
             click.option("--max-length", type=click.IntRange(min=8), help="Truncate texts to this many tokens."),
+            click.option("--option", multiple=True, type=Setting(), help="A setting of the task: docs/tasks.md."),
         ]
     ):
         function = option(function)

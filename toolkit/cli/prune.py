@@ -47,7 +47,7 @@ def command(
     unlabeled_column: str | None,
     **given: Any,
 ) -> None:
-    """Take parts out of MODEL, a trained classifier, let it recover, and write a Hugging Face folder.
+    """Take parts out of MODEL, a trained checkpoint, let it recover, and write a Hugging Face folder.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ def command(bundle: str, as_json: bool) -> None:
     else:
         click.echo(
             f"{bundle}: {result['files']} files match their hashes; {result['golden_examples']} golden examples "
-            f"replayed, largest logit difference {result['largest_logit_difference']:.2g} "
+            f"replayed, largest difference {result['largest_difference']:.2g} "
             f"(limit {result['tolerance']:g})."
         )
     if result["failures"]:

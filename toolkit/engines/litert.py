@@ -1,8 +1,9 @@
 """LiteRT (TensorFlow Lite) with its XNNPACK CPU kernels.
 
 A LiteRT graph has fixed shapes, so one file carries one signature per input length, named `length_N`; the
-signature is chosen by the length of the arrays it is given. int64 inputs became int32 when the file was
-written: they are cast here, and a value that does not fit is an error rather than a wrap-around.
+signature is chosen by the length of the arrays it is given. Where inputs have no length there is one, `serve`.
+int64 inputs became int32 when the file was written: they are cast here, and a value that does not fit is an
+error rather than a wrap-around.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ from toolkit.errors import InputError, missing_extra
 
 NAME = "litert"
 SUFFIX = ".tflite"
-SIGNATURE_PREFIX = "length_"
+_PREFIX, _ONLY = "length_", "serve"
+
+
+def signature_name(length: int | None) -> str:
+    """The signature for inputs of a length; None: for the only shape there is."""
+    return _ONLY if length is None else f"{_PREFIX}{length}"
+
+
+def length_of(signature: str) -> int | None:
+    """The input length that a signature is for; None if there is only one shape."""
+    return None if signature == _ONLY else int(signature.removeprefix(_PREFIX))
 
 
 def _import() -> tuple[Any, str, str]:
@@ -76,8 +87,8 @@ class LiteRtEngine:
         return self._runners[signature]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        length = next(iter(inputs.values())).shape[1]
-        signature = f"{SIGNATURE_PREFIX}{length}"
+        only = _ONLY in self._signatures
+        signature = signature_name(None if only else next(iter(inputs.values())).shape[1])
         runner = self._runner(signature)
         narrow = self._narrow[signature]
         feeds = {}

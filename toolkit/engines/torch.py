@@ -14,8 +14,9 @@ from toolkit.engines import Arrays
 from toolkit.errors import InputError, missing_extra
 
 if TYPE_CHECKING:
+    from toolkit.runtime.encoder import Encoder
     from toolkit.stages import Context
-    from toolkit.tasks import TaskModule
+    from toolkit.tasks.task import Task
 
 NAME = "torch"
 SUFFIX = ".safetensors"
@@ -27,8 +28,8 @@ def version() -> str:
     return importlib.metadata.version("torch")
 
 
-def load_model(checkpoint: Path, model_class: str, **options: Any) -> Any:
-    """The checkpoint as a transformers model in evaluation mode, float32 unless `dtype` says otherwise.
+def load_model(checkpoint: Path, task: Task, **options: Any) -> Any:
+    """The checkpoint of a trained model in evaluation mode, float32 unless `dtype` says otherwise.
 
     Raises InputError if the weights do not fit the config.
     """
@@ -37,7 +38,7 @@ def load_model(checkpoint: Path, model_class: str, **options: Any) -> Any:
         import transformers
     except ImportError as error:
         raise missing_extra("torch and transformers", "convert", "Loading a checkpoint") from error
-    auto_class = getattr(transformers, model_class)
+    auto_class = getattr(transformers, task.MODEL_CLASS)
     options.setdefault("dtype", torch.float32)
     try:
         return auto_class.from_pretrained(
@@ -47,10 +48,48 @@ def load_model(checkpoint: Path, model_class: str, **options: Any) -> Any:
         first = str(error).strip().splitlines()[0]
         if "ignore_mismatched_sizes" in first:
             first = "its weights do not have the shapes that its config.json describes"
-        raise InputError(f"{checkpoint} cannot be loaded as {model_class}: {first}") from error
+        raise InputError(f"{checkpoint} cannot be loaded as {task.MODEL_CLASS}: {first}") from error
 
 
-def input_names(model: Any, task: TaskModule) -> list[str]:
+def load_for_training(checkpoint: Path, task: Task, labels: Sequence[str], **options: Any) -> Any:
+    """The checkpoint as a model with a head for `labels`, a new one where it has none. Raises InputError."""
+    import torch
+    import transformers
+
+    try:
+        model, loading = getattr(transformers, task.MODEL_CLASS).from_pretrained(
+            checkpoint,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={name: index for index, name in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{checkpoint} cannot be loaded for training: {first}") from error
+    _check_loaded(checkpoint, model, loading)
+    return model
+
+
+def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> None:
+    """Refuse weights that were silently made anew: only the new task's head may be."""
+    body = f"{model.base_model_prefix}."
+    names = [*loading["missing_keys"], *(str(key[0]) for key in loading["mismatched_keys"])]
+    # Poolers come from pre-training objectives that many checkpoints dropped.
+    lost = sorted(name for name in names if name.startswith(body) and ".pooler." not in name)
+    if lost:
+        raise InputError(
+            f"{checkpoint}: {len(lost)} of the model's weights are missing or have another shape than its config.json "
+            f"says, for example {lost[0]}."
+        )
+
+
+def input_names(model: Any, task: Task) -> list[str]:
     """The task's inputs that this model's forward takes."""
     import inspect
 
@@ -61,18 +100,18 @@ def input_names(model: Any, task: TaskModule) -> list[str]:
 class TorchEngine:
     """A checkpoint in eager mode."""
 
-    def __init__(self, checkpoint: Path, model_class: str, threads: int) -> None:
-        self.model = load_model(checkpoint, model_class)
+    def __init__(self, checkpoint: Path, task: Task, threads: int) -> None:
+        self.model = load_model(checkpoint, task)
         import torch
 
         torch.set_num_threads(threads)
-        self._torch = torch
-        self._threads = threads
+        self.input_names = input_names(self.model, task)
+        self._torch, self._task, self._threads = torch, task, threads
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        tensors = {name: self._torch.from_numpy(array) for name, array in inputs.items()}
+        tensors = {name: self._torch.from_numpy(inputs[name]) for name in self.input_names}
         with self._torch.inference_mode():
-            return {"logits": self.model(**tensors).logits.numpy()}
+            return {"output": self._task.output(self.model(**tensors), tensors).numpy()}
 
     def describe(self) -> dict[str, Any]:
         return {"engine": NAME, "version": version(), "threads": self._threads, "dtype": "float32"}
@@ -81,52 +120,52 @@ class TorchEngine:
         del self.model
 
 
-def load(path: Path, threads: int = 1) -> TorchEngine:
-    """Load a text classifier's checkpoint folder."""
-    return TorchEngine(path, "AutoModelForSequenceClassification", threads)
+def load(path: Path, threads: int = 1, task: str = "text-classification") -> TorchEngine:
+    """Load the checkpoint folder of a trained model."""
+    from toolkit import tasks
+
+    return TorchEngine(path, tasks.get(task), threads)
 
 
-def logits(
-    model: Any, checkpoint: Path, task: TaskModule, examples: Sequence[Any], max_length: int, context: Context
+def answers(
+    model: Any, checkpoint: Path, task: Task, examples: Sequence[Any], encoding: Mapping[str, Any], context: Context
 ) -> NDArray[np.float32]:
-    """Logits of all examples, float32[n, classes], in batches of similar length (float results do not depend on
-    the batch beyond rounding). `checkpoint` is where the model came from: its tokenizer lies there."""
+    """Answers to all examples, float32[rows, width], in batches of similar length (float results do not depend on
+    the batch beyond rounding). `checkpoint` is where the model came from: what its encoder is made from lies there."""
     import torch
 
     torch.set_num_threads(context.threads)
-    encoder = task.encoder(checkpoint, inputs=input_names(model, task), max_length=max_length)
-    encoded = [encoder(example.text) for example in examples]
-    order = sorted(range(len(encoded)), key=lambda i: encoded[i]["input_ids"].shape[1])
-    rows: list[Any] = [None] * len(encoded)
+    names = input_names(model, task)
+    encoder = task.encoder(checkpoint, encoding, inputs=names)
+    order, encoded = list(range(len(examples))), []
+    if not task.LAZY:
+        encoded = [encoder(example.input) for example in examples]
+        order.sort(key=lambda i: encoder.length(encoded[i]))
+    found: list[Any] = [None] * len(examples)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
-        batch = pad_batch([encoded[i] for i in chosen], encoder.padding)
+        arrays = encoder.batch([encoded[i] if encoded else encoder(examples[i].input) for i in chosen])
+        inputs = {name: torch.from_numpy(arrays[name]) for name in names}
         with torch.inference_mode():
-            values = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
-        for i, value in zip(chosen, values, strict=True):
-            rows[i] = value
+            rows = task.rows(task.output(model(**inputs), inputs), arrays).numpy()
+        counts = [len(task.truth([examples[i]])) for i in chosen]
+        for i, part in zip(chosen, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
+            found[i] = part
         context.progress(min(start + _BATCH, len(order)), len(order), "reference answers")
-    return np.asarray(rows, dtype=np.float32)
+    return np.concatenate(found).astype(np.float32)
 
 
-def pad_batch(encoded: Sequence[Arrays], padding: Mapping[str, int]) -> Arrays:
-    """Stack arrays of shape [1, length] to [n, longest], padded on the right."""
-    longest = max(arrays["input_ids"].shape[1] for arrays in encoded)
-    batch = {}
-    for name in encoded[0]:
-        stacked = np.full((len(encoded), longest), padding[name], dtype=np.int64)
-        for row, arrays in enumerate(encoded):
-            stacked[row, : arrays[name].shape[1]] = arrays[name][0]
-        batch[name] = stacked
-    return batch
-
-
-def count_operations(model: Any, task: TaskModule, length: int) -> int:
-    """Arithmetic operations (2 per multiply-add) of one forward pass over `length` tokens, counted by torch."""
+def count_operations(model: Any, task: Task, encoder: Encoder, examples: Sequence[Any]) -> int:
+    """Arithmetic operations (2 per multiply-add) of one forward pass over an example of about the mean length, counted
+    by torch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    sample = {name: torch.ones(1, length, dtype=torch.long) for name in input_names(model, task)}
+    encoded = [encoder(example.input) for example in (examples[:1] if task.LAZY else examples)]
+    lengths = [encoder.length(arrays) for arrays in encoded]
+    mean = sum(lengths) / len(lengths)
+    arrays = encoded[min(range(len(encoded)), key=lambda i: abs(lengths[i] - mean))]
+    inputs = {name: torch.from_numpy(arrays[name]) for name in input_names(model, task)}
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(**sample)
+        model(**inputs)
     return int(counter.get_total_flops())

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from toolkit import tasks
 from toolkit.engines import Arrays
-from toolkit.engines.litert import SIGNATURE_PREFIX
+from toolkit.engines.litert import length_of, signature_name
 from toolkit.errors import InputError, missing_extra
 from toolkit.export import check_method, chosen_layers, flatbuffer
 
@@ -42,7 +42,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     """Export the float model to `output/model.tflite` and describe it."""
     from toolkit.engines.torch import input_names, load_model
 
-    lengths = parameters.lengths
+    lengths = parameters.lengths or [None]
     steps = len(lengths) + 3
     context.progress(0, steps, "loading litert-torch")
     logging.getLogger().setLevel(logging.ERROR)
@@ -55,11 +55,11 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     torch.set_num_threads(context.threads)
     torch.fx.config.do_not_emit_stack_traces = True  # nothing reads them, and collecting them takes time
     task = tasks.get(context.task)
-    model = load_model(checkpoint, task.MODEL_CLASS)
+    model = load_model(checkpoint, task)
     add_padding_mask_once(model)
-    names = input_names(model, task)
+    encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
 
-    class Logits(torch.nn.Module):  # type: ignore[misc]
+    class Output(torch.nn.Module):  # type: ignore[misc]
         """The model with its one output as a plain tensor."""
 
         def __init__(self) -> None:
@@ -67,13 +67,13 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
             self.model = model
 
         def forward(self, **inputs: Any) -> Any:
-            return self.model(**inputs).logits
+            return task.output(self.model(**inputs), inputs)
 
-    module = Logits().eval()
+    module = Output().eval()
     converter: Any = litert_torch
     for length in lengths:
-        sample = {name: torch.ones(1, length, dtype=torch.long) for name in names}
-        converter = converter.signature(f"{SIGNATURE_PREFIX}{length}", module, sample_kwargs=sample)
+        sample = {name: torch.from_numpy(array) for name, array in encoder.sample(1, length).items()}
+        converter = converter.signature(signature_name(length), module, sample_kwargs=sample)
     context.progress(1, steps, f"tracing and converting {len(lengths)} input lengths")
     converted = converter.convert()
     context.progress(steps - 1, steps, "writing")
@@ -207,8 +207,9 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
             described.append({"name": value.name.decode(), "dtype": dtypes[tensor.type], "shape": shape})
         return described
 
-    lengths = sorted(int(s.signatureKey.decode().removeprefix(SIGNATURE_PREFIX)) for s in model.signatureDefs)
-    longest = next(s for s in model.signatureDefs if s.signatureKey.decode() == f"{SIGNATURE_PREFIX}{lengths[-1]}")
+    signatures = {length_of(entry.signatureKey.decode()): entry for entry in model.signatureDefs}
+    lengths = sorted(length for length in signatures if length is not None)
+    longest = signatures[lengths[-1] if lengths else None]
     graph = model.subgraphs[longest.subgraphIndex]
     return {
         "format": "litert",
@@ -219,7 +220,7 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
         "operator_versions": dict(sorted(codes)),
         "inputs": tensors(longest, longest.inputs),
         "outputs": tensors(longest, longest.outputs),
-        "lengths": lengths,
+        "lengths": lengths or None,
         "minimum_versions": minimum_versions(level),
         "operators": dict(sorted(Counter(codes[op.opcodeIndex][0] for op in graph.operators).items())),
         "weight_bytes_read": weight_bytes_read(model, graph, codes),

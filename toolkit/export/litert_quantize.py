@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.engines import Arrays
-from toolkit.engines.litert import SIGNATURE_PREFIX
+from toolkit.engines.litert import signature_name
 from toolkit.ranges import Histogram, instability
 
 PRECISIONS = {
@@ -159,18 +159,19 @@ def activations(
     runners: dict[str, Any] = {}
     found = {(layer.name, place): (Histogram(), Histogram()) for layer in layers for place in ("input", "output")}
     for number, arrays in enumerate(inputs):
-        length = arrays["input_ids"].shape[1]
-        signature = f"{SIGNATURE_PREFIX}{length}"
+        only = signature_name(None)
+        length = None if only in subgraphs else next(iter(arrays.values())).shape[1]
+        signature = signature_name(length)
         if signature not in runners:
             runners[signature] = interpreter.get_signature_runner(signature)
         taken = runners[signature].get_input_details()
         runners[signature](**{name: arrays[name].astype(details["dtype"]) for name, details in taken.items()})
         subgraph = subgraphs[signature]
-        tokens = int(arrays["attention_mask"].sum()) if "attention_mask" in arrays else length
+        tokens = int(arrays["attention_mask"].sum()) if length and "attention_mask" in arrays else None
         for layer in layers:
             _, operator = layer.operators[subgraph]
             for place, index in (("input", operator.inputs[0]), ("output", operator.outputs[0])):
                 values = interpreter.get_tensor(index, subgraph)
                 rows = values.reshape(-1, values.shape[-1])
-                found[layer.name, place][number % 2].add(rows[:tokens] if len(rows) == length else rows)
+                found[layer.name, place][number % 2].add(rows[:tokens] if tokens and len(rows) == length else rows)
     return found

@@ -52,15 +52,19 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
 
     context.progress(0, 3, "loading the checkpoint")
     task = tasks.get(context.task)
-    model = load_model(checkpoint, task.MODEL_CLASS)
+    model = load_model(checkpoint, task)
     import torch
 
     torch.set_num_threads(context.threads)
-    names = input_names(model, task)
-    # Two rows of unlike sizes keep the tracer from specializing on 1, the only size it treats as fixed.
-    sample = {name: torch.ones(2, 8, dtype=torch.long) for name in names}
+    encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
+    axes = encoder.axes()
+    # Two rows of eight keep the tracer from specializing on 1, the only size it treats as fixed.
+    sample = {name: torch.from_numpy(array) for name, array in encoder.sample(2, 8).items()}
     config = OnnxConfig(
-        dynamic_shapes={name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in names},
+        dynamic_shapes={
+            name: {i: torch.export.Dim.DYNAMIC for i, size in enumerate(shape) if isinstance(size, str)}
+            for name, shape in axes.items()
+        },
         opset_version=parameters.opset,
         ort_fusions="cpu" if parameters.ort_fusions else None,
     )
@@ -70,7 +74,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     for node in program.graph:
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds paths of this machine
     for value in program.graph.inputs:
-        value.shape = onnx_ir.Shape(["batch", "length"])
+        value.shape = onnx_ir.Shape(axes[value.name])
     for value in program.graph.outputs:
         value.shape = onnx_ir.Shape(["batch", *list(value.shape)[1:]])
     context.progress(2, 3, "writing")

@@ -13,8 +13,8 @@ MOST_LOST = 0.05  # of a class's recall
 def check(changes: Mapping[str, Mapping[str, float]], allowed: float = 0.0) -> Verdict:
     """Refuse if a class lost more than 5 points of recall, and its 95 % interval says that it lost some at all.
 
-    `changes` are those of `toolkit.behaviour.class_changes`. `allowed` is what the mean may lose by the budget on the
-    score: each class may lose as much besides.
+    `changes` are those of `toolkit.answers.classes.class_changes`. `allowed` is what the mean may lose by the budget on
+    the score: each class may lose as much besides.
     """
     most_lost = MOST_LOST + max(allowed, 0.0)
     worst = min(changes, key=lambda name: changes[name]["change"], default=None)

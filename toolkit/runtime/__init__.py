@@ -11,17 +11,14 @@ import importlib
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
-from toolkit import engines, silence
+from toolkit import engines, silence, tasks
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
-
-# Adding a task: one file in this folder with a PIPELINE class, and one line here.
-_TASKS = {"text-classification": "toolkit.runtime.text_classification"}
+from toolkit.runtime.pipeline import Pipeline
 
 
-def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> Any:
+def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> Pipeline:
     """Load a bundle into its engine: a callable that takes raw examples.
 
     Everything is checked before anything is loaded: schema, paths, hashes (unless `verify=False`), engine
@@ -33,7 +30,7 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: 
     manifest = manifests.read(Path(bundle))
     if verify:
         manifests.verify_files(manifest)
-    if manifest.task not in _TASKS:
+    if manifest.task not in tasks.names():
         raise InputError(f"{bundle}: this toolkit does not know the task '{manifest.task}'. Update it.")
     if not manifest.data["accepted"]:
         reasons = "; ".join(manifest.data.get("refusals", []))
@@ -41,5 +38,14 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: 
     module = engines.get(manifest.engine)
     package = getattr(module, "distribution", lambda: manifest.engine)()
     manifests.check_engine_version(manifest, package, module.version())
-    pipeline = importlib.import_module(_TASKS[manifest.task]).PIPELINE
-    return pipeline(manifest, module.load(manifest.artifact, threads or manifest.threads))
+    return _pipeline(manifest.task)(manifest, module.load(manifest.artifact, threads or manifest.threads))
+
+
+def unloaded(manifest: manifests.Manifest) -> Pipeline:
+    """The pipeline that a manifest describes, without an engine: it encodes, and reads answers that are there."""
+    return _pipeline(manifest.task)(manifest, None)
+
+
+def _pipeline(task: str) -> type[Pipeline]:
+    found: type[Pipeline] = importlib.import_module(f"toolkit.runtime.{tasks.module(task)}").PIPELINE
+    return found

@@ -15,7 +15,7 @@ from typing import Any
 from toolkit.errors import InputError, MissingDependencyError
 from toolkit.storage import sha256_file, sha256_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 
 _REQUIRED = {

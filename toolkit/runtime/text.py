@@ -5,17 +5,18 @@ The tokenizer is the one that training used, serialized; the ids are the same to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from toolkit.engines import Arrays
 from toolkit.errors import InputError, MissingDependencyError
+from toolkit.runtime.encoder import Encoder
 
 
-class TextEncoder:
+class TextEncoder(Encoder):
     """A bundle's tokenizer with its truncation and padding rule.
 
     `lengths` are the input lengths that the artifact has, ascending; None means any length.
@@ -46,6 +47,8 @@ class TextEncoder:
         if self.size == 0:
             raise InputError(f"{tokenizer_file} has an empty vocabulary.")
         self._tokenizer.no_padding()
+        if lengths:
+            max_length = min(max_length, lengths[-1])
         self._tokenizer.enable_truncation(max_length, direction=truncation_side)
         self._inputs = tuple(inputs)
         self.padding = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": pad_type_id}
@@ -59,15 +62,19 @@ class TextEncoder:
             return 0
         return int(self._tokenizer.get_vocab_size())
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of one text, truncated to the model's length."""
-        return list(self._encode(text).ids)
+    def ids(self, example: Any) -> list[int]:
+        """Token ids of one example, truncated to the model's length."""
+        return list(self._encode(example).ids)
 
-    def _encode(self, text: str) -> Any:
-        if not isinstance(text, str):
-            raise InputError(f"A text is a str; got {type(text).__name__}.")
+    def _encode(self, example: Any) -> Any:
+        if not isinstance(example, str):
+            raise InputError(f"A text is a str; got {type(example).__name__}.")
+        return self._tokenized(example)
+
+    def _tokenized(self, text: str | Sequence[str]) -> Any:
+        """The encoding of a text, or of one that is split into words already."""
         try:
-            return self._tokenizer.encode(text)
+            return self._tokenizer.encode(text, is_pretokenized=not isinstance(text, str))
         except (TypeError, UnicodeEncodeError) as error:  # what tokenizers raises depends on its version
             raise InputError("The text is not valid Unicode: it holds half of a surrogate pair.") from error
 
@@ -77,9 +84,11 @@ class TextEncoder:
             return tokens
         return next((length for length in self._lengths if length >= tokens), self._lengths[-1])
 
-    def __call__(self, text: str) -> dict[str, NDArray[np.int64]]:
+    def __call__(self, example: Any) -> Arrays:
         """One text → int64 arrays of shape [1, length], by input name."""
-        encoding = self._encode(text)
+        return self._arrays(self._encode(example))
+
+    def _arrays(self, encoding: Any) -> Arrays:
         count = len(encoding.ids)
         columns = {
             "input_ids": encoding.ids,
@@ -93,15 +102,38 @@ class TextEncoder:
             arrays[name] = array
         return arrays
 
+    def sample(self, rows: int, length: int | None = None) -> Arrays:
+        return {name: np.ones((rows, length or self.max_length), dtype=np.int64) for name in self._inputs}
 
-def from_spec(folder: Path, preprocessing: dict[str, Any], artifact: dict[str, Any]) -> TextEncoder:
-    """The encoder that a manifest's `preprocessing` and `artifact` sections describe."""
-    return TextEncoder(
-        folder / str(preprocessing["path"]),
-        max_length=int(preprocessing["max_length"]),
-        inputs=[tensor["name"] for tensor in artifact["inputs"]],
-        pad_id=int(preprocessing["pad_id"]),
-        pad_type_id=int(preprocessing["pad_type_id"]),
-        truncation_side=str(preprocessing["truncation_side"]),
-        lengths=artifact.get("lengths"),
-    )
+    def axes(self) -> dict[str, list[str | int]]:
+        return {name: ["batch", "length"] for name in self._inputs}
+
+    def length(self, arrays: Mapping[str, Any]) -> int:
+        """Tokens, with those that fill it up."""
+        return int(arrays[self._inputs[0]].shape[1])
+
+    def batch(self, encoded: Sequence[Mapping[str, Any]], step: int = 1) -> Arrays:
+        """int64[n, longest]; the longest is rounded up to a multiple of `step`, up to the model's length."""
+        longest = max(self.length(arrays) for arrays in encoded)
+        longest = max(longest, min(-(-longest // step) * step, self.max_length))
+        return {name: padded([arrays[name] for arrays in encoded], self.padding[name], longest) for name in encoded[0]}
+
+
+def padded(rows: Sequence[Any], value: int, length: int) -> Any:
+    """Arrays of shape [1, n] stacked to int64[rows, length], filled up with `value`."""
+    stacked = np.full((len(rows), length), value, dtype=np.int64)
+    for row, array in enumerate(rows):
+        stacked[row, : array.shape[1]] = array[0]
+    return stacked
+
+
+def settings(preprocessing: Mapping[str, Any], artifact: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an encoder behind its file, as a manifest's `preprocessing` and `artifact` sections tell."""
+    return {
+        "max_length": int(preprocessing["max_length"]),
+        "inputs": [tensor["name"] for tensor in artifact["inputs"]],
+        "pad_id": int(preprocessing["pad_id"]),
+        "pad_type_id": int(preprocessing["pad_type_id"]),
+        "truncation_side": str(preprocessing["truncation_side"]),
+        "lengths": artifact.get("lengths"),
+    }

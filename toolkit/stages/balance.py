@@ -21,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from toolkit import architecture, calibration, tasks, training
 from toolkit.errors import InputError
 from toolkit.export import onnx as onnx_format
-from toolkit.stages import Context
+from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
+from toolkit.tasks.task import Example
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")
 _BATCH = 16
 
@@ -41,26 +42,25 @@ class Parameters(BaseModel):
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
     """Balance the checkpoint or the ONNX artifact `source`. Raises InputError."""
     task = tasks.get(context.task)
-    texts, warnings = calibration.collect(parameters.examples, source, task, context.data, context.seed)
+    inputs, warnings = calibration.collect(parameters.examples, source, task, context.data, context.seed)
     if (source / "artifact.json").is_file():
-        count = _artifact(source, output, texts, parameters, context)
+        count = _artifact(source, output, inputs, parameters, context)
     else:
-        count = _checkpoint(source, output, texts, parameters, context)
-    return {"balanced": count, "alpha": parameters.alpha, "examples": len(texts), "warnings": warnings}
+        count = _checkpoint(source, output, inputs, parameters, context)
+    return {"balanced": count, "alpha": parameters.alpha, "examples": len(inputs), "warnings": warnings}
 
 
-def _artifact(source: Path, output: Path, texts: list[str], parameters: Parameters, context: Context) -> int:
+def _artifact(source: Path, output: Path, inputs: list[Any], parameters: Parameters, context: Context) -> int:
     from toolkit.export import onnx_balance, onnx_layers, onnx_quantize
 
     artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))
     if artifact["format"] != "onnx":
         raise InputError(f"A {artifact['format']} file cannot be balanced; balance the checkpoint, then export it.")
-    encoder = tasks.get(context.task).encoder(
-        source, inputs=[tensor["name"] for tensor in artifact["inputs"]], max_length=parameters.examples.max_length
-    )
-    context.progress(0, 1, f"activations of {len(texts)} examples")
+    names = evaluate.names_of(artifact)
+    encoder = tasks.get(context.task).encoder(source, parameters.examples.encoding, inputs=names)
+    context.progress(0, 1, f"activations of {len(inputs)} examples")
     model = onnx_quantize.read(source / artifact["path"], artifact["engine"], "none")
-    count = onnx_balance.balance(model, onnx_layers.find(model), [encoder(text) for text in texts], parameters.alpha)
+    count = onnx_balance.balance(model, onnx_layers.find(model), [encoder(each) for each in inputs], parameters.alpha)
     onnx_quantize.save(model, output / artifact["path"])
     for path in source.iterdir():
         if path.name not in (artifact["path"], "artifact.json"):
@@ -70,15 +70,15 @@ def _artifact(source: Path, output: Path, texts: list[str], parameters: Paramete
     return count
 
 
-def _checkpoint(source: Path, output: Path, texts: list[str], parameters: Parameters, context: Context) -> int:
+def _checkpoint(source: Path, output: Path, inputs: list[Any], parameters: Parameters, context: Context) -> int:
     import torch
 
-    from toolkit.engines.torch import input_names, load_model, pad_batch
+    from toolkit.engines.torch import input_names, load_model
     from toolkit.export.onnx_balance import scales
 
     torch.set_num_threads(context.threads)
     task = tasks.get(context.task)
-    model = load_model(source, task.MODEL_CLASS)
+    model = load_model(source, task)
     family = architecture.family(model.config.model_type)
     values, readers = _modules(model, family.values), _modules(model, family.reads["heads"])
     largest: dict[int, Any] = {}
@@ -87,24 +87,23 @@ def _checkpoint(source: Path, output: Path, texts: list[str], parameters: Parame
         top = (inputs.abs() * mask[:, :, None]).amax(dim=(0, 1))
         largest[layer] = torch.maximum(largest[layer], top) if layer in largest else top
 
-    encoder = task.encoder(source, inputs=input_names(model, task), max_length=parameters.examples.max_length)
-    encoded = sorted((encoder(text) for text in texts), key=lambda arrays: arrays["input_ids"].shape[1])
-    for start in range(0, len(encoded), _BATCH):
-        batch = {
-            name: torch.from_numpy(array)
-            for name, array in pad_batch(encoded[start : start + _BATCH], encoder.padding).items()
-        }
+    names = input_names(model, task)
+    encoder = task.encoder(source, parameters.examples.encoding, inputs=names)
+    examples = training.Examples(task, encoder, [Example(each, None) for each in inputs], names)
+    order = sorted(range(len(examples)), key=lambda i: examples.lengths[i])
+    for start in range(0, len(order), _BATCH):
+        batch = examples.batch(order[start : start + _BATCH])
         hooks = [
             module.register_forward_pre_hook(
-                lambda _, inputs, layer=layer, mask=batch["attention_mask"]: note(layer, inputs[0], mask)
+                lambda _, inputs, layer=layer, mask=batch.inputs["attention_mask"]: note(layer, inputs[0], mask)
             )
             for layer, module in readers.items()
         ]
         with torch.inference_mode():
-            model(**batch)
+            model(**batch.inputs)
         for hook in hooks:
             hook.remove()
-        context.progress(min(start + _BATCH, len(encoded)), len(encoded), "activations")
+        context.progress(min(start + _BATCH, len(order)), len(order), "activations")
     with torch.no_grad():
         for layer, reader in readers.items():
             weights = np.abs(reader.weight.numpy()).max(axis=0)
@@ -113,7 +112,7 @@ def _checkpoint(source: Path, output: Path, texts: list[str], parameters: Parame
             values[layer].weight.div_(scale[:, None])
             values[layer].bias.div_(scale)
     model.save_pretrained(output)
-    training.copy_tokenizer(source, output)
+    task.copy_files(source, output)
     return len(readers)
 
 

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from toolkit import architecture, importance, training
-from toolkit.behaviour import softmax
+from toolkit import answers, architecture, importance, training
 from toolkit.errors import InputError
 from toolkit.importance import Method
 from toolkit.stages import Context, teach
+from toolkit.tasks.task import Task
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 _MULTIPLE = 32  # what the feed-forward width of a narrower student is rounded to
 
@@ -56,30 +56,34 @@ class Parameters(training.Hyperparameters):
 
 
 class Lesson:
-    """What the teachers say about each training text, read from disk as it is needed.
+    """What the teachers say to each training example, read from disk as it is needed.
 
-    Raises InputError if the teachers answered other texts than each other, or not `count` of them.
+    Raises InputError if the teachers answered other examples than each other, or not those with so many `rows`.
     """
 
-    def __init__(self, teaching: Sequence[str], temperature: float, count: int) -> None:
+    def __init__(self, teaching: Sequence[str], task: Task, temperature: float, rows: int) -> None:
         self.folders = [Path(folder) for folder in teaching]
-        logits = [np.load(folder / "logits.npy", mmap_mode="r") for folder in self.folders]
-        if any(array.shape != (count, logits[0].shape[1]) for array in logits):
-            raise InputError("The teachers answered other texts than those of this run.")
-        softened = [softmax(np.asarray(array) / temperature) for array in logits]
-        self.answers = np.mean(softened, axis=0).astype(np.float32)
-        self.validation = np.mean([softmax(np.load(folder / "validation.npy")) for folder in self.folders], axis=0)
+        self.answers_module = answers.get(task.ANSWERS)
+        given = [np.load(folder / "answers.npy", mmap_mode="r") for folder in self.folders]
+        if any(array.shape != (rows, given[0].shape[1]) for array in given):
+            raise InputError("The teachers answered other examples than those of this run.")
+        targets = self.answers_module.targets
+        self.targets = np.mean([targets(array, temperature) for array in given], axis=0).astype(np.float32)
+        self.validation = np.mean([targets(np.load(folder / "validation.npy")) for folder in self.folders], axis=0)
+        self.rows = np.load(self.folders[0] / "rows.npy")
         self.offsets = np.load(self.folders[0] / "offsets.npy")
         self.squares = np.concatenate([[0], np.cumsum(np.diff(self.offsets) ** 2)])
         self.hidden: dict[int, Any] = {}
         self.attention: dict[int, Any] = {}
 
-    def divergence(self, logits: Any) -> float:
-        """Mean Kullback-Leibler divergence, in nats, of a student's answers from the teachers' on the validation split.
-        It tells epochs apart that a few hundred labels cannot."""
-        said = softmax(logits)
-        ratio = np.log(np.maximum(self.validation, 1e-12)) - np.log(np.maximum(said, 1e-12))
-        return float((self.validation * ratio).sum(axis=1).mean())
+    def of(self, indices: Sequence[int]) -> Any:
+        """The targets of some examples, float32[rows, width]."""
+        return np.concatenate([self.targets[self.rows[i] : self.rows[i + 1]] for i in indices])
+
+    def divergence(self, said: Any) -> float:
+        """How far a student's answers to the validation split are from the teachers'. It tells epochs apart that a few
+        hundred labels cannot."""
+        return self.answers_module.divergence(self.validation, said)
 
     def open_layers(self, parameters: Parameters) -> None:
         """Open what the losses between layers need."""
@@ -113,26 +117,30 @@ class Lesson:
         return out
 
 
-def _to_answers(lesson: Lesson, temperature: float) -> Callable[..., Any]:
+def _to_answers(lesson: Lesson, temperature: float) -> Callable[[Any, training.Batch], Any]:
     import torch
-    from torch.nn import functional
 
-    def answers(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
-        wanted = torch.from_numpy(lesson.answers[list(indices)]).to(output.logits.device)
-        said = functional.log_softmax(output.logits.float() / temperature, dim=1)
-        return functional.kl_div(said, wanted, reduction="batchmean") * temperature**2
+    def to_answers(said: Any, batch: training.Batch) -> Any:
+        wanted = torch.from_numpy(lesson.of(batch.indices)).to(said.device)
+        return lesson.answers_module.imitation(said, wanted, temperature)
 
-    return answers
+    return to_answers
 
 
-def _inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+def taught(
+    teaching: Sequence[str], temperature: float, train: training.Examples, context: Context
+) -> tuple[training.Examples, Lesson]:
+    """The examples that teachers answered, encoded like those of `train`, and what was said to them."""
+    assert context.data is not None  # noqa: S101
+    examples = teach.training_examples(Path(teaching[0]), train.task, context.data)
+    encoded = training.Examples(train.task, train.encoder, examples, train.names)
+    return encoded, Lesson(teaching, train.task, temperature, sum(len(labels) for labels in encoded.labels))
 
 
-def answers_loss(lesson: Lesson, temperature: float) -> training.Loss:
+def answers_loss(lesson: Lesson, task: Task, temperature: float) -> training.Loss:
     """The loss to the teachers' answers alone."""
-    answers = _to_answers(lesson, temperature)
-    return lambda model, batch, indices: answers(model(**_inputs(batch)), batch, indices)
+    to_answers = _to_answers(lesson, temperature)
+    return lambda model, batch: to_answers(training.answer(task, model, batch)[0], batch)
 
 
 def _projection(model: Any, lesson: Lesson) -> Any:
@@ -145,57 +153,52 @@ def _projection(model: Any, lesson: Lesson) -> Any:
     return None
 
 
-def _loss(lesson: Lesson, parameters: Parameters, projection: Any) -> training.Loss:
+def _loss(lesson: Lesson, task: Task, parameters: Parameters, projection: Any) -> training.Loss:
     """The weighted sum of the losses that have a weight."""
     import torch
-    from torch.nn import functional
 
-    def labels(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
-        known = batch["labels"] >= 0
-        if not bool(known.any()):
-            return output.logits.sum() * 0
-        return functional.cross_entropy(output.logits.float()[known], batch["labels"][known])
+    to_answers = _to_answers(lesson, parameters.temperature)
 
-    def hidden(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
-        mask = batch["attention_mask"][:, :, None].float()
+    def hidden(result: Any, batch: training.Batch) -> Any:
+        mask = batch.inputs["attention_mask"][:, :, None].float()
         parts = []
         for mine, theirs in parameters.layer_map.items():
-            said = output.hidden_states[mine]
+            said = result.hidden_states[mine]
             said = (said if projection is None else projection(said)).float()
-            wanted = torch.from_numpy(lesson.hidden_of(theirs, indices, said.shape[1])).to(said.device)
+            wanted = torch.from_numpy(lesson.hidden_of(theirs, batch.indices, said.shape[1])).to(said.device)
             parts.append((((said - wanted) ** 2) * mask).sum() / (mask.sum() * said.shape[2]))
         return torch.stack(parts).mean()
 
-    def attention(output: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
-        rows = batch["attention_mask"][:, None, :].float()
+    def attention(result: Any, batch: training.Batch) -> Any:
+        rows = batch.inputs["attention_mask"][:, None, :].float()
         parts = []
         for mine, theirs in parameters.layer_map.items():
             if mine == 0 or theirs == 0:
                 continue
-            said = output.attentions[mine - 1].float()
-            wanted = torch.from_numpy(lesson.attention_of(theirs, indices, said.shape[-1])).to(said.device)
+            said = result.attentions[mine - 1].float()
+            wanted = torch.from_numpy(lesson.attention_of(theirs, batch.indices, said.shape[-1])).to(said.device)
             difference = wanted * (wanted.clamp_min(1e-6).log() - said.clamp_min(1e-6).log())
             parts.append((difference.sum(-1) * rows).sum() / (rows.sum() * said.shape[1]))
         return torch.stack(parts).mean()
 
-    weighted: list[tuple[float, Callable[..., Any]]] = [
-        (weight, part)
-        for weight, part in (
-            (parameters.answers_weight, _to_answers(lesson, parameters.temperature)),
-            (parameters.labels_weight, labels),
-            (parameters.hidden_weight, hidden),
-            (parameters.attention_weight, attention),
-        )
-        if weight
-    ]
-    looks = {
-        "output_hidden_states": bool(parameters.hidden_weight),
-        "output_attentions": bool(parameters.attention_weight),
-    }
+    looks: dict[str, bool] = {}
+    if parameters.hidden_weight:
+        looks["output_hidden_states"] = True
+    if parameters.attention_weight:
+        looks["output_attentions"] = True
 
-    def total(model: Any, batch: dict[str, Any], indices: Sequence[int]) -> Any:
-        output = model(**_inputs(batch), **looks)
-        return sum(weight * part(output, batch, indices) for weight, part in weighted)
+    def total(model: Any, batch: training.Batch) -> Any:
+        said, result = training.answer(task, model, batch, **looks)
+        parts = []
+        if parameters.answers_weight:
+            parts.append(parameters.answers_weight * to_answers(said, batch))
+        if parameters.labels_weight:
+            parts.append(parameters.labels_weight * task.loss(said, batch.labels))
+        if parameters.hidden_weight:
+            parts.append(parameters.hidden_weight * hidden(result, batch))
+        if parameters.attention_weight:
+            parts.append(parameters.attention_weight * attention(result, batch))
+        return sum(parts)
 
     return total
 
@@ -235,37 +238,36 @@ def _run(
 ) -> dict[str, Any]:
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it trains
     context.progress(0, 1, "loading torch and the student")
-    from toolkit.engines.torch import input_names
-    from toolkit.stages import finetune
+    from toolkit.engines.torch import input_names, load_for_training
 
     task, labels = training.begin(context)
     # Only the plain implementation of attention gives its weights.
     options = {"attn_implementation": "eager"} if parameters.attention_weight else {}
     folder = source
     if parameters.config is None:
-        model = finetune.load(source, task.MODEL_CLASS, labels, **options)
+        model = load_for_training(source, task, labels, **options)
     else:
         model = architecture.fresh(parameters.config, task.MODEL_CLASS, labels, **options)
-        training.copy_tokenizer(source, output)
+        task.copy_files(source, output)
         model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
         folder = output
     if parameters.layers is not None:
         model = architecture.cut(model, architecture.Cut(layers=parameters.layers))
-    texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
-    lesson = Lesson(parameters.teaching, parameters.temperature, len(texts))
+    names = input_names(model, task)
+    encoder = task.encoder(folder, parameters.encoding, inputs=names)
+    labelled = training.encode(task, context.data, "train", encoder, names)
+    train, lesson = taught(parameters.teaching, parameters.temperature, labelled, context)
     lesson.open_layers(parameters)
-    encoder = task.encoder(folder, inputs=input_names(model, task), max_length=parameters.max_length)
     if parameters.width is not None:
-        model = _narrow(model, training.encode(task, context.data, "train", encoder), parameters, context)
+        model = _narrow(model, labelled, parameters, context)
     _check(model, lesson, parameters, source)
-    train = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
     if (lesson.hidden or lesson.attention) and train.lengths != np.diff(lesson.offsets).tolist():
         raise InputError(f"{source}: the student's tokenizer is not its teacher's. Distil the answers alone.")
     projection = _projection(model, lesson)
     report = training.fit(
         model, parameters, context, stop, output,
-        labels=labels, encoder=encoder, train=train, loss=_loss(lesson, parameters, projection), beside=projection,
-        divergence=lesson.divergence, tokenizer=source if folder is source else None,
+        labels=labels, train=train, loss=_loss(lesson, task, parameters, projection), beside=projection,
+        divergence=lesson.divergence, files=source if folder is source else None,
     )  # fmt: skip
     return {**report, "parameters": sum(p.numel() for p in model.parameters())}
 
@@ -275,10 +277,10 @@ def _narrow(model: Any, train: training.Examples, parameters: Parameters, contex
     assert parameters.width is not None  # noqa: S101
     sizes = architecture.shape(model.config)
     heads = architecture.heads_of(sizes, parameters.width)
-    batches = training.sampled(train, parameters.importance_examples, context, parameters.max_length)
+    batches = training.sampled(train, parameters.importance_examples, context)
     return importance.narrowed(
         model,
-        importance.measure(model, parameters.importance, batches),
+        importance.measure(model, parameters.importance, batches, training.from_labels(train.task)),
         ffn=importance.rounded(sizes["ffn"], 1 - parameters.width / sizes["width"], _MULTIPLE),
         heads=heads,
     )

@@ -1,13 +1,13 @@
-"""`evaluate`: every evaluation example through an engine, from the raw text to the logits.
+"""`evaluate`: every evaluation example through an engine, from the raw example to the answers.
 
-Output: `logits.npy`, float32[n, classes], in the order of the evaluation split. Artifacts run one example at a
+Output: `answers.npy`, float32[rows, width], in the order of the evaluation split. Artifacts run one example at a
 time, the way they will on the device: a dynamically quantized model answers differently in a batch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from toolkit import engines, tasks
 from toolkit.stages import Context
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert", "tokenizers")
 
 
@@ -28,7 +28,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str
-    max_length: int
+    encoding: dict[str, Any]
     limit: int | None = None
 
 
@@ -37,40 +37,40 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it evaluates
     task = tasks.get(context.task)
     examples = task.read_examples(context.data, "eval")[: parameters.limit]
-    labels = np.asarray([example.label for example in examples])
     counted: dict[str, Any] = {}
     if parameters.engine == "torch":
         from toolkit.engines import torch as torch_engine
 
-        model = torch_engine.load_model(source, task.MODEL_CLASS)
-        logits = torch_engine.logits(model, source, task, examples, parameters.max_length, context)
-        tokens = json.loads((context.data / "report.json").read_text(encoding="utf-8"))["tokens"]
-        length = min(round(tokens["mean"]), parameters.max_length)
-        operations = torch_engine.count_operations(model, task, length)
-        counted = {"operations": operations, "operations_tokens": length}
+        model = torch_engine.load_model(source, task)
+        answers = torch_engine.answers(model, source, task, examples, parameters.encoding, context)
+        encoder = task.encoder(source, parameters.encoding, inputs=torch_engine.input_names(model, task))
+        counted = {"operations": torch_engine.count_operations(model, task, encoder, examples)}
     else:
-        logits = artifact_logits(source, parameters.engine, [e.text for e in examples], parameters.max_length, context)
-    np.save(output / "logits.npy", logits, allow_pickle=False)
+        inputs = [example.input for example in examples]
+        answers = artifact_answers(source, parameters.engine, inputs, parameters.encoding, context)
+    np.save(output / "answers.npy", answers, allow_pickle=False)
     names = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
-    return {**task.metrics(logits, labels, names), **counted}
+    return {**task.metrics(answers, examples, names), **counted}
 
 
-def artifact_logits(
-    folder: Path, engine_name: str, texts: Sequence[str], max_length: int, context: Context
+def artifact_answers(
+    folder: Path, engine_name: str, inputs: Sequence[Any], encoding: Mapping[str, Any], context: Context
 ) -> NDArray[np.float32]:
-    """An artifact's answers to texts, one after the other: float32[n, classes]."""
+    """An artifact's answers to raw examples, one after the other: float32[rows, width]."""
+    task = tasks.get(context.task)
     artifact = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
-    encoder = tasks.get(context.task).encoder(
-        folder,
-        inputs=[tensor["name"] for tensor in artifact["inputs"]],
-        max_length=max_length,
-        lengths=artifact["lengths"],
-    )
+    encoder = task.encoder(folder, encoding, inputs=names_of(artifact), lengths=artifact["lengths"])
     engine = engines.get(engine_name).load(folder / artifact["path"], context.threads)
     name = artifact["outputs"][0]["name"]
-    rows = []
-    for index, text in enumerate(texts):
-        rows.append(engine.run(encoder(text))[name][0])
-        context.progress(index + 1, len(texts), "evaluating")
+    found = []
+    for index, each in enumerate(inputs):
+        arrays = encoder(each)
+        found.append(task.rows(engine.run(arrays)[name], arrays))
+        context.progress(index + 1, len(inputs), "evaluating")
     engine.close()
-    return np.asarray(rows, dtype=np.float32)
+    return np.concatenate(found).astype(np.float32)
+
+
+def names_of(artifact: Mapping[str, Any]) -> list[str]:
+    """The inputs that an artifact's description tells."""
+    return [str(tensor["name"]) for tensor in artifact["inputs"]]

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from toolkit import engines, tasks
 from toolkit.bench import measure, statistics
-from toolkit.stages import Context
+from toolkit.stages import Context, evaluate
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert")
 EXAMPLES = 30
 ROUNDS = 6
@@ -41,17 +41,22 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidates: list[Candidate]
-    max_length: int
+    encoding: dict[str, Any]
     examples: int = EXAMPLES
     rounds: int = ROUNDS
     baseline: str = "torch fp32"
 
 
-def _build(load: Callable[[], engines.Engine], encoder: Any, texts: list[str]) -> Callable[[], measure.Runner]:
-    inputs = [encoder(text) for text in texts]
+def _build(
+    load: Callable[[], engines.Engine], encode: Callable[[engines.Engine], list[engines.Arrays]]
+) -> Callable[[], measure.Runner]:
+    """Loads a build; its inputs are encoded once, for it knows which it takes."""
+    inputs: list[engines.Arrays] = []
 
     def loaded() -> measure.Runner:
         engine = load()
+        if not inputs:
+            inputs.extend(encode(engine))
         return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
 
     return loaded
@@ -63,39 +68,36 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     task = tasks.get(context.task)
     examples = task.read_examples(context.data, "eval")
     generator = np.random.default_rng(context.seed)
-    chosen = generator.permutation(len(examples))[: parameters.examples]
-    texts = sorted((examples[i].text for i in chosen), key=len)
+    drawn = [examples[i].input for i in generator.permutation(len(examples))[: parameters.examples]]
+    sizes = task.sizes(drawn, source, parameters.encoding)
+    chosen = [drawn[i] for i in sorted(range(len(drawn)), key=lambda i: sizes[i])]
+
+    def encode(folder: Path, lengths: list[int] | None, names: list[str], engine: Any) -> list[engines.Arrays]:
+        encoder = task.encoder(folder, parameters.encoding, inputs=names or engine.input_names, lengths=lengths)
+        return [encoder(each) for each in chosen]
 
     builds: dict[str, Callable[[], measure.Runner]] = {}
     for candidate in parameters.candidates:
         folder = Path(candidate.folder)
         artifact = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
-        encoder = task.encoder(
-            folder,
-            inputs=[tensor["name"] for tensor in artifact["inputs"]],
-            max_length=parameters.max_length,
-            lengths=artifact["lengths"],
-        )
         load = partial(engines.get(candidate.engine).load, folder / artifact["path"], context.threads)
-        builds[candidate.name] = _build(load, encoder, texts)
+        builds[candidate.name] = _build(load, partial(encode, folder, artifact["lengths"], evaluate.names_of(artifact)))
 
-    from toolkit.engines import torch as torch_engine
+    from toolkit.engines.torch import TorchEngine
 
-    load_baseline = partial(torch_engine.load, source, context.threads)
-    config_inputs = torch_engine.input_names(load_baseline().model, task)
-    encoder = task.encoder(source, inputs=config_inputs, max_length=parameters.max_length)
-    builds[parameters.baseline] = _build(load_baseline, encoder, texts)
+    load_baseline = partial(TorchEngine, source, task, context.threads)
+    builds[parameters.baseline] = _build(load_baseline, partial(encode, source, None, []))
 
     def progress(done: int, total: int) -> None:
         context.progress(done, total, f"timing {len(builds)} builds in turn")
 
-    times = measure.interleave(builds, len(texts), parameters.rounds, context.seed, progress)
+    times = measure.interleave(builds, len(chosen), parameters.rounds, context.seed, progress)
     (output / "times.json").write_text(json.dumps(times))
     medians = {name: measure.per_example(values) for name, values in times.items()}
     baseline = times[parameters.baseline]
     return {
         "threads": context.threads,
-        "examples": len(texts),
+        "examples": len(chosen),
         "rounds": parameters.rounds,
         "latency": {name: statistics.summarize(values) for name, values in medians.items()},
         "against_baseline": {

@@ -1,18 +1,26 @@
-"""`prepare`: a data file → examples on disk, deduplicated, split, with their length statistics."""
+"""`prepare`: data → examples on disk, deduplicated, split, with what the encoder needs to know of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from toolkit import tasks
 from toolkit.stages import Context
-from toolkit.tasks.text_classification import Parameters as Parameters
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("datasets", "tokenizers")
 
 
+class Parameters(BaseModel):
+    """Those of the task (`Task.Preparation`), which checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
-    """Let the task prepare the data; the tokenizer of the checkpoint `source` measures the lengths."""
-    return tasks.get(context.task).prepare(source, output, parameters, context)
+    """Let the task prepare the data. Raises InputError."""
+    task = tasks.get(context.task)
+    return task.prepare(source, output, task.Preparation.model_validate(parameters.model_dump()), context)

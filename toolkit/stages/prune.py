@@ -20,10 +20,12 @@ from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
 from toolkit.importance import Method
 from toolkit.runtime.text import TextEncoder
-from toolkit.stages import Context, distill, finetune
+from toolkit.stages import Context, distill
 from toolkit.storage import write_json
+from toolkit.tasks.task import SPLITS, Task
+from toolkit.tasks.text import TextTask, max_length
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 
 
@@ -58,15 +60,16 @@ def _run(
 ) -> dict[str, Any]:
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it prunes
     context.progress(0, 1, "loading torch and the checkpoint")
-    from toolkit.engines.torch import input_names
+    from toolkit.engines.torch import input_names, load_for_training
 
     task, labels = training.begin(context)
-    model = finetune.load(source, task.MODEL_CLASS, labels)
+    model = load_for_training(source, task, labels)
     before = architecture.shape(model.config)
     model, trimmed = _trim(source, output, model, parameters, task, context)
     model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
-    encoder = task.encoder(output, inputs=input_names(model, task), max_length=parameters.max_length)
-    train = training.encode(task, context.data, "train", encoder)
+    names = input_names(model, task)
+    encoder = task.encoder(output, parameters.encoding, inputs=names)
+    train = training.encode(task, context.data, "train", encoder, names)
     if parameters.layers is not None:
         kept = architecture.evenly(before["layers"], parameters.layers)
         model = architecture.cut(model, architecture.Cut(layers=kept))
@@ -82,46 +85,36 @@ def _run(
     if not parameters.epochs:
         model.save_pretrained(output)
     else:
-        loss: training.Loss = training.from_labels
-        divergence = None
+        loss, divergence = training.from_labels(task), None
         if parameters.teaching:
-            train, lesson = _lesson(parameters, task, context, encoder)
-            loss, divergence = distill.answers_loss(lesson, parameters.temperature), lesson.divergence
+            train, lesson = distill.taught(parameters.teaching, parameters.temperature, train, context)
+            loss, divergence = distill.answers_loss(lesson, task, parameters.temperature), lesson.divergence
         report |= training.fit(
-            model, parameters, context, stop, output,
-            labels=labels, encoder=encoder, train=train, loss=loss, divergence=divergence,
-        )  # fmt: skip
+            model, parameters, context, stop, output, labels=labels, train=train, loss=loss, divergence=divergence
+        )
     if parameters.sparsity:
         sparsity.check_written(output, sparsity.weight_names(model))
     return report
 
 
-def _lesson(
-    parameters: Parameters, task: Any, context: Context, encoder: TextEncoder
-) -> tuple[training.Examples, distill.Lesson]:
-    """The texts that the teachers answered, and their answers."""
-    assert context.data is not None  # noqa: S101
-    from toolkit.stages import teach
-
-    texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
-    lesson = distill.Lesson(parameters.teaching, parameters.temperature, len(texts))
-    examples = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
-    return examples, lesson
-
-
 def _trim(
-    source: Path, output: Path, model: Any, parameters: Parameters, task: Any, context: Context
+    source: Path, output: Path, model: Any, parameters: Parameters, task: Task, context: Context
 ) -> tuple[Any, dict[str, Any] | None]:
     """Positions and tokens that are not needed go; the tokenizer goes to `output`, rewritten if need be."""
-    training.copy_tokenizer(source, output)
-    if parameters.positions and parameters.max_length < architecture.shape(model.config)["positions"]:
-        model = architecture.cut(model, architecture.Cut(positions=parameters.max_length))
+    task.copy_files(source, output)
+    if not parameters.positions and parameters.coverage is None and parameters.vocabulary is None:
+        return model, None
+    if not isinstance(task, TextTask):
+        raise InputError(f"The task {task.NAME} has no vocabulary and no positions to prune.")
+    longest = max_length(parameters.encoding)
+    if parameters.positions and longest < architecture.shape(model.config)["positions"]:
+        model = architecture.cut(model, architecture.Cut(positions=longest))
     if parameters.coverage is None and parameters.vocabulary is None:
         return model, None
     tokenizer = vocabulary.read(source)
-    encoder = TextEncoder(source / "tokenizer.json", max_length=parameters.max_length, inputs=())
-    texts = _texts(task, context)
-    counts = vocabulary.count(encoder.ids, texts["train"])
+    encoder = task.tokenizer(source, longest)
+    inputs = _inputs(task, context)
+    counts = vocabulary.count(encoder.ids, inputs["train"])
     coverage = 1.0 if parameters.coverage is None else parameters.coverage
     kept = vocabulary.choose(tokenizer, counts, coverage, parameters.vocabulary)
     kept = [index for index in kept if index < architecture.shape(model.config)["vocabulary"]]
@@ -132,41 +125,38 @@ def _trim(
         write_json(config, vocabulary.rewrite_config(json.loads(config.read_text(encoding="utf-8")), kept))
     for name in vocabulary.OTHER_FILES:
         (output / name).unlink(missing_ok=True)
-    after = TextEncoder(output / "tokenizer.json", max_length=parameters.max_length, inputs=())
+    after = task.tokenizer(output, longest)
     return model, {
         "tokens_before": len(vocabulary.tokens(tokenizer)),
         "tokens": len(kept),
-        "coverage": {split: _coverage(encoder, after, part, kept) for split, part in texts.items() if part},
+        "coverage": {split: _coverage(encoder, after, part, kept) for split, part in inputs.items() if part},
     }
 
 
-def _texts(task: Any, context: Context) -> dict[str, list[str]]:
+def _inputs(task: Task, context: Context) -> dict[str, list[Any]]:
     assert context.data is not None  # noqa: S101
-    return {
-        split: [example.text for example in task.read_examples(context.data, split)]
-        for split in ("train", "validation", "eval")
-    }
+    return {split: [example.input for example in task.read_examples(context.data, split)] for split in SPLITS}
 
 
-def _coverage(before: TextEncoder, after: TextEncoder, texts: Sequence[str], kept: list[int]) -> dict[str, float]:
+def _coverage(before: TextEncoder, after: TextEncoder, inputs: Sequence[Any], kept: list[int]) -> dict[str, float]:
     """What the smaller vocabulary costs: the share of tokens that stayed, and how much longer the texts got."""
     stays = set(kept)
-    old = [before.ids(text) for text in texts]
+    old = [before.ids(each) for each in inputs]
     total = sum(map(len, old))
     return {
         "tokens_kept": sum(index in stays for ids in old for index in ids) / total,
         "texts_unchanged": sum(all(index in stays for index in ids) for ids in old) / len(old),
-        "length_ratio": sum(len(after.ids(text)) for text in texts) / total,
+        "length_ratio": sum(len(after.ids(each)) for each in inputs) / total,
     }
 
 
 def _narrow(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> Any:
     """Feed-forward units, and heads with their share of the width, go by importance."""
     sizes = architecture.shape(model.config)
-    batches = training.sampled(train, parameters.importance_examples, context, parameters.max_length)
+    batches = training.sampled(train, parameters.importance_examples, context)
     return importance.narrowed(
         model,
-        importance.measure(model, parameters.importance, batches),
+        importance.measure(model, parameters.importance, batches, training.from_labels(train.task)),
         ffn=importance.rounded(sizes["ffn"], parameters.ffn, parameters.multiple) if parameters.ffn else None,
         heads=max(1, round(sizes["heads"] * (1 - parameters.heads))) if parameters.heads else None,
     )
@@ -174,9 +164,10 @@ def _narrow(model: Any, train: training.Examples, parameters: Parameters, contex
 
 def _thin(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> dict[str, Any]:
     """Half of the weights of the encoder's linear layers become zero by importance, and stay zero."""
-    batches = training.sampled(train, parameters.importance_examples, context, parameters.max_length)
+    batches = training.sampled(train, parameters.importance_examples, context)
     names = sparsity.weight_names(model)
-    return sparsity.thin(model, importance.of_weights(model, parameters.importance, names, batches))
+    loss = training.from_labels(train.task)
+    return sparsity.thin(model, importance.of_weights(model, parameters.importance, names, batches, loss))
 
 
 def check(parameters: Parameters, source: Checkpoint) -> None:

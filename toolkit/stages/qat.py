@@ -16,15 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from toolkit import ranges, training
 from toolkit.calibration import Source, collect
 from toolkit.export.onnx_layers import LEAST_TABLE
-from toolkit.stages import Context, distill, finetune, teach
+from toolkit.stages import Context, distill
+from toolkit.tasks.task import Example
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 _BATCH = 16
 
@@ -58,32 +58,29 @@ def _run(
     from toolkit.engines import torch as torch_engine
 
     task, labels = training.begin(context)
-    model = finetune.load(source, task.MODEL_CLASS, labels)
-    encoder = task.encoder(source, inputs=torch_engine.input_names(model, task), max_length=parameters.max_length)
+    model = torch_engine.load_for_training(source, task, labels)
+    names = torch_engine.input_names(model, task)
+    encoder = task.encoder(source, parameters.encoding, inputs=names)
     warnings: list[str] = []
     found: dict[str, ranges.Histogram] = {}
     if parameters.method == "static-int8":
-        texts, warnings = collect(parameters.examples, source, task, context.data, context.seed)
-        found = activations(model, [encoder(text) for text in texts], encoder.padding)
+        inputs, warnings = collect(parameters.examples, source, task, context.data, context.seed)
+        calibrating = training.Examples(task, encoder, [Example(each, None) for each in inputs], names)
+        found = activations(model, calibrating)
     round_while_running(model, parameters, found)
     without_dropout(model)
 
-    train = training.encode(task, context.data, "train", encoder)
-    loss: training.Loss = training.from_labels
+    train = training.encode(task, context.data, "train", encoder, names)
+    loss = training.from_labels(task)
     if parameters.teaching:
-        texts, truth = teach.training_texts(Path(parameters.teaching[0]), task, context.data)
-        lesson = distill.Lesson(parameters.teaching, parameters.temperature, len(texts))
-        train = training.Examples([encoder(text) for text in texts], truth, encoder.padding)
-        loss = distill.answers_loss(lesson, parameters.temperature)
+        train, lesson = distill.taught(parameters.teaching, parameters.temperature, train, context)
+        loss = distill.answers_loss(lesson, task, parameters.temperature)
     validation = task.read_examples(context.data, "validation")
-    said = torch_engine.logits(model.eval(), source, task, validation, parameters.max_length, context)
-    before = task.metrics(said, np.asarray([example.label for example in validation]), labels)["score"]
-    report = training.fit(
-        model, parameters, context, stop, output,
-        labels=labels, encoder=encoder, train=train, loss=loss, tokenizer=source,
-    )  # fmt: skip
+    said = torch_engine.answers(model.eval(), source, task, validation, parameters.encoding, context)
+    before = task.metrics(said, validation, labels)["score"]
+    report = training.fit(model, parameters, context, stop, output, labels=labels, train=train, loss=loss, files=source)
     if report["validation_score"] < before:
-        finetune.load(source, task.MODEL_CLASS, labels).save_pretrained(output)
+        torch_engine.load_for_training(source, task, labels).save_pretrained(output)
         warnings.append(
             f"Training did not pay: the validation score fell from {before:.4f} to {report['validation_score']:.4f}. "
             "The weights are those from before it; try a lower learning rate."
@@ -91,29 +88,27 @@ def _run(
     return {**report, "method": parameters.method, "validation_score_before": before, "warnings": warnings}
 
 
-def activations(model: Any, inputs: list[Any], padding: Any) -> dict[str, ranges.Histogram]:
+def activations(model: Any, examples: training.Examples) -> dict[str, ranges.Histogram]:
     """The values that every linear layer reads over calibration examples, padding left out, by its name."""
     import torch
-
-    from toolkit.engines.torch import pad_batch
 
     found = {name: ranges.Histogram() for name in _linear(model)}
     mask: Any = None
 
     def note(name: str, _: Any, given: Any) -> None:
         values = given[0]
-        rows = values[mask] if values.shape[:2] == mask.shape else values
+        rows = values[mask] if mask is not None and values.shape[:2] == mask.shape else values
         found[name].add(rows.numpy())
 
     hooks = [module.register_forward_pre_hook(functools.partial(note, name)) for name, module in _linear(model).items()]
     model.eval()
     try:
-        ordered = sorted(inputs, key=lambda arrays: arrays["input_ids"].shape[1])
+        ordered = sorted(range(len(examples)), key=lambda i: examples.lengths[i])
         for start in range(0, len(ordered), _BATCH):
-            arrays = pad_batch(ordered[start : start + _BATCH], padding)
-            mask = torch.from_numpy(arrays["attention_mask"]).bool()
+            batch = examples.batch(ordered[start : start + _BATCH])
+            mask = batch.inputs["attention_mask"].bool() if "attention_mask" in batch.inputs else None
             with torch.inference_mode():
-                model(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+                model(**batch.inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -22,10 +22,10 @@ from toolkit import export as formats
 from toolkit import ranges, tasks
 from toolkit.calibration import Source, collect, unstable
 from toolkit.engines import Arrays
-from toolkit.stages import Context
+from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers")
 
 Method = Literal["dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"]
@@ -74,14 +74,8 @@ def calibration_inputs(
         return [], []
     task = tasks.get(context.task)
     examples = parameters.examples or Source()
-    if artifact["lengths"]:
-        examples = examples.model_copy(update={"max_length": min(examples.max_length, artifact["lengths"][-1])})
     context.progress(0, 1, "choosing calibration examples")
-    texts, warnings = collect(examples, source, task, context.data, context.seed)
-    encoder = task.encoder(
-        source,
-        inputs=[tensor["name"] for tensor in artifact["inputs"]],
-        max_length=examples.max_length,
-        lengths=artifact["lengths"],
-    )
-    return [encoder(text) for text in texts], warnings
+    inputs, warnings = collect(examples, source, task, context.data, context.seed)
+    names = evaluate.names_of(artifact)
+    encoder = task.encoder(source, examples.encoding, inputs=names, lengths=artifact["lengths"])
+    return [encoder(each) for each in inputs], warnings

@@ -20,15 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from toolkit import answers, plot, tasks
 from toolkit import export as formats
-from toolkit import plot, tasks
-from toolkit.behaviour import softmax
 from toolkit.errors import InputError
 from toolkit.gates import score
 from toolkit.stages import Context, evaluate, quantize
 from toolkit.storage import write_atomic, write_json
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = quantize.LIBRARIES
 
 
@@ -39,15 +38,9 @@ class Parameters(BaseModel):
 
     quantize: quantize.Parameters
     engine: str
-    max_length: int
+    encoding: dict[str, Any]
     examples: int = Field(200, ge=1)
     min_score: str | None = None
-
-
-def divergence(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """Mean Kullback-Leibler divergence of answers from others, in nats; both are logits float[n, classes]."""
-    first, second = softmax(before), np.maximum(softmax(after), 1e-12)
-    return float((first * np.log(np.maximum(first, 1e-12) / second)).sum(axis=1).mean())
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -98,16 +91,20 @@ class _Bench:
         self.examples = examples[: parameters.examples]
         self.names = json.loads((context.data / "labels.json").read_text(encoding="utf-8"))
         self.inputs, self.warnings = quantize.calibration_inputs(source, self.artifact, parameters.quantize, context)
-        self.before = self.answers(source)
+        self.before = self.answer(source)
 
-    def answers(self, folder: Path) -> NDArray[np.float32]:
+    def answer(self, folder: Path) -> NDArray[np.float32]:
         quiet = Context(self.context.task, threads=self.context.threads)
-        texts = [example.text for example in self.examples]
-        return evaluate.artifact_logits(folder, self.parameters.engine, texts, self.parameters.max_length, quiet)
+        inputs = [example.input for example in self.examples]
+        return evaluate.artifact_answers(folder, self.parameters.engine, inputs, self.parameters.encoding, quiet)
 
-    def score(self, logits: NDArray[Any]) -> float:
-        labels = np.asarray([example.label for example in self.examples])
-        return float(self.task.metrics(logits, labels, self.names)["score"])
+    def score(self, answers: NDArray[Any]) -> float:
+        return float(self.task.metrics(answers, self.examples, self.names)["score"])
+
+    def divergence(self, said: NDArray[Any]) -> float:
+        """How far answers are from the float artifact's, on average."""
+        module = answers.get(self.task.ANSWERS)
+        return module.divergence(module.targets(self.before), said)
 
     def quantized(self, keep: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """(answers, bytes of the file) with some layers in float."""
@@ -119,7 +116,7 @@ class _Bench:
                     shutil.copy(path, folder / path.name)
             made, _ = self.format.quantize(self.source, folder, self.artifact, given, self.inputs)
             write_json(folder / "artifact.json", made)
-            return self.answers(folder), int(made["size_bytes"])
+            return self.answer(folder), int(made["size_bytes"])
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -132,14 +129,14 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     rows: list[dict[str, Any]] = []
     for index, name in enumerate(names):
         context.progress(index, len(names), f"{name} alone")
-        logits, size = bench.quantized([other for other in listed if other != name])
-        own = bench.score(logits)
+        said, size = bench.quantized([other for other in listed if other != name])
+        own = bench.score(said)
         rows.append(
             {
                 "layer": name,
                 "score": own,
                 "score_change": own - float_score,
-                "divergence": divergence(bench.before, logits),
+                "divergence": bench.divergence(said),
                 "bytes_saved": int(bench.artifact["size_bytes"]) - size,
             }
         )

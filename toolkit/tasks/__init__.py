@@ -1,43 +1,21 @@
-"""Tasks: what a model does. One file each, with the same few names.
+"""Tasks: what a model does. One file each, with a class that fills in `toolkit.tasks.task.Task`, and its instance.
 
-NAME                          as users write it
-MODEL_CLASS                   the transformers auto class of its checkpoints
-prepare(...)                  a data file → train/validation/eval examples on disk, and a report
-read_examples(folder, split)  the prepared examples
-encoder(...)                  raw example → input arrays
-metrics(logits, labels, names) the scores, `score` being the one that gates use
+Importing this package imports no task: the runtime asks it what there is.
 """
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import InputError
 
+if TYPE_CHECKING:
+    from toolkit.tasks.task import Task
 
-class TaskModule(Protocol):
-    """What every file of this folder offers."""
-
-    NAME: str
-    MODEL_CLASS: str
-    INPUT_NAMES: tuple[str, ...]
-    SCORE_NAME: str
-
-    def prepare(self, source: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]: ...
-
-    def read_examples(self, folder: Path, split: str) -> list[Any]: ...
-
-    def encoder(self, checkpoint: Path, *, inputs: Any, max_length: int, lengths: Any = None) -> Any: ...
-
-    def preprocessing(self, checkpoint: Path, max_length: int) -> dict[str, Any]: ...
-
-    def metrics(self, logits: Any, labels: Any, names: list[str]) -> dict[str, Any]: ...
-
-
-# Adding a task: one file here, one in toolkit/runtime, and one line in each registry.
-_MODULES = {"text-classification": "toolkit.tasks.text_classification"}
+# Adding a task: one file here, one of the same name in `toolkit.runtime`, and one line here.
+_MODULES = {"text-classification": "text_classification"}
 
 
 def names() -> list[str]:
@@ -45,8 +23,23 @@ def names() -> list[str]:
     return list(_MODULES)
 
 
-def get(name: str) -> TaskModule:
-    """The task module called `name`. Raises InputError for an unknown name."""
+def module(name: str) -> str:
+    """The name of a task's file. Raises InputError for an unknown task."""
     if name not in _MODULES:
         raise InputError(f"Unknown task '{name}'; known: {', '.join(_MODULES)}.")
-    return cast(TaskModule, importlib.import_module(_MODULES[name]))
+    return _MODULES[name]
+
+
+def of(config: Mapping[str, Any]) -> Task:
+    """The task that a checkpoint's config says it was trained for; else text classification."""
+    architecture = str((config.get("architectures") or [""])[0])
+    for task in map(get, _MODULES):
+        if task.HEAD and task.HEAD in architecture:
+            return task
+    return get("text-classification")
+
+
+def get(name: str) -> Task:
+    """The task called `name`. Raises InputError for an unknown one."""
+    task: Any = importlib.import_module(f"toolkit.tasks.{module(name)}").TASK
+    return task  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""How a compressed model behaves beside the float checkpoint, example by example.
+"""Answers that are logits over classes, float32[n, classes].
 
-A mean hides what an application notices: answers that flip, one class that pays for all, confidence that no longer
-means what it did. Everything here is counted on the same labelled examples, answered by both.
+How a compressed model behaves beside the float checkpoint is counted example by example: a mean hides what an
+application notices, answers that flip, one class that pays for all, confidence that no longer means what it did.
 """
 
 from __future__ import annotations
@@ -21,6 +21,45 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities, float64[n, classes]."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def targets(answers: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
+    """The distribution over the classes, softened by the temperature (Hinton, Vinyals and Dean, 2015)."""
+    return softmax(np.asarray(answers) / temperature)
+
+
+def divergence(targets: NDArray[Any], answers: NDArray[Any]) -> float:
+    """Mean Kullback-Leibler divergence in nats of answers from the distributions `targets`. It tells models apart that
+    a few hundred labels cannot."""
+    said = np.maximum(softmax(answers), 1e-12)
+    return float((targets * (np.log(np.maximum(targets, 1e-12)) - np.log(said))).sum(axis=1).mean())
+
+
+def imitation(said: Any, targets: Any, temperature: float) -> Any:
+    """The divergence of softened answers as a loss, times the temperature squared, which keeps the gradient's size."""
+    from torch.nn import functional
+
+    softened = functional.log_softmax(said.float() / temperature, dim=1)
+    return functional.kl_div(softened, targets, reduction="batchmean") * temperature**2
+
+
+def changed(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where the class with the largest logit is another."""
+    return np.asarray(before.argmax(axis=1) != after.argmax(axis=1))
+
+
+def agreement(before: NDArray[Any], after: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Flip rate against `before`, overall and per class of it, and the largest logit difference."""
+    own, flipped = before.argmax(axis=1), changed(before, after)
+    worst = float(np.abs(after - before).max())
+    return {
+        "answers": len(after),
+        "flip_rate": float(flipped.mean()),
+        "flip_rate_per_class": {
+            name: float(flipped[own == i].mean()) if (own == i).any() else None for i, name in enumerate(names)
+        },
+        "largest_difference": worst if np.isfinite(worst) else None,
+    }
 
 
 def calibration_error(logits: NDArray[Any], labels: NDArray[Any], bins: int = _BINS) -> float:
@@ -72,12 +111,12 @@ def describe(
     after: NDArray[Any],
     labels: NDArray[Any],
     names: Sequence[str],
-    texts: Sequence[str],
+    captions: Sequence[str],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The behaviour report. `before` and `after` are logits float[n, classes] of the same examples, `labels` int[n].
+    """The behaviour report: logits of the same examples before and after, their `labels` int[n].
 
-    The worst examples are those whose right label lost the most probability.
+    The worst examples are those whose right label lost the most probability; `captions` say what each is.
     """
     first, second = before.argmax(axis=1), after.argmax(axis=1)
     flipped = first != second
@@ -97,7 +136,7 @@ def describe(
         "calibration_error_after": calibration_error(after, labels),
         "worst": [
             {
-                "text": texts[int(i)],
+                "example": captions[int(i)],
                 "label": names[int(labels[i])],
                 "before": names[int(first[i])],
                 "after": names[int(second[i])],
@@ -106,3 +145,12 @@ def describe(
             for i in order
         ],
     }
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """How many answers are others than the float checkpoint's."""
+    return (
+        f"{found['flip_rate']:.2%} of the answers are not the float checkpoint's (95 % interval "
+        f"{found['flip_rate_low']:.2%} to {found['flip_rate_high']:.2%}): {found['right_to_wrong']} right ones became "
+        f"wrong, {found['wrong_to_right']} wrong ones right, of {found['examples']}"
+    )

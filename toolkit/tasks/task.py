@@ -1,0 +1,297 @@
+"""What a task is: everything about a model that depends on what it is for, and nothing else.
+
+The stages know of examples, of inputs as arrays by name, and of answers as rows of numbers. How a text, an image or a
+table row becomes inputs, what the rows mean and how good they are is the task's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from toolkit import data
+from toolkit.errors import InputError
+from toolkit.runtime.encoder import Encoder
+from toolkit.storage import sha256_file, sha256_json, sha256_path
+
+SPLITS = ("train", "validation", "eval")
+_FRACTIONS = (0.72, 0.08, 0.20)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the model is given, as the task's encoder takes it, and what it should answer; None: nobody knows."""
+
+    input: Any
+    label: Any
+
+
+class Preparation(BaseModel):
+    """How a data file becomes prepared examples: what all tasks understand. A task's own settings come on top; they
+    are what `--option NAME=VALUE` sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    where: list[tuple[str, str]] = []
+    label_names: list[str] | None = None
+    drop_missing: bool = False
+    evaluate_only: bool = False
+    least_to_split: int = 0  # fewer examples are all for evaluation
+    calibration: int = 0  # examples, at most a tenth, that are kept out of an evaluation without a training part
+    known_labels: list[str] | None = None
+
+
+class Task(ABC):
+    """A task. One file each with a class that fills this in and its one instance, `TASK`."""
+
+    NAME: ClassVar[str]  # as users write it
+    SCORE_NAME: ClassVar[str]  # the metric that `score` repeats
+    UNIT: ClassVar[str] = "example"  # what one row of the answers is about
+    ANSWERS: ClassVar[Literal["classes", "vectors"]] = "classes"
+    MODEL_CLASS: ClassVar[str]  # the transformers auto class of its checkpoints
+    HEAD: ClassVar[str]  # what the architecture of a trained checkpoint is called
+    HEAD_WEIGHTS: ClassVar[tuple[str, ...]] = ("classifier.", "score.")  # what the weights of its head begin with
+    FILES: ClassVar[tuple[str, ...]]  # of a checkpoint or an artifact: what its encoder is made from, the first a must
+    INPUT_NAMES: ClassVar[tuple[str, ...]]
+    LAZY: ClassVar[bool] = False  # whether encoded examples are too large to be kept, and all alike in size
+    Preparation: ClassVar[type[Preparation]] = Preparation
+
+    # Data
+
+    def check_data(self, path: Path) -> None:
+        """Refuse what can be seen to be no data without reading it. Raises InputError."""
+        data.check_readable(path)
+
+    def data_sha256(self, preparation: Mapping[str, Any]) -> str:
+        """The hash of everything that `prepare` will read."""
+        return sha256_path(Path(preparation["data"]))
+
+    def preparation(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of `prepare`: what all tasks understand, and this task's own. Raises InputError for a setting
+        that the task has not."""
+        known = [name for name in self.Preparation.model_fields if name not in Preparation.model_fields]
+        for name in own:
+            if name not in known:
+                raise InputError(f"The task {self.NAME} has no option '{name}'; it has: {', '.join(known) or 'none'}.")
+        try:
+            made = self.Preparation.model_validate({**shared, **own})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"Option '{'.'.join(map(str, first['loc']))}': {first['msg']}.") from error
+        return made.model_dump(mode="json")
+
+    @abstractmethod
+    def prepare(self, source: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
+        """Read the data and write it to `output` with `write_prepared`; what the report says of it.
+
+        `source` is a checkpoint folder, whose encoder measures what has to be measured. The report has `encoding`, the
+        settings of the encoder, and `lengths`, the input lengths of an artifact with fixed shapes; None: there is only
+        one. Raises InputError for data that cannot be used.
+        """
+
+    def write_prepared(
+        self, output: Path, parts: Sequence[Sequence[Example]], names: Sequence[str], report: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write train, validation and evaluation examples, the label names and the report, which is returned."""
+        for name, part in zip(SPLITS, parts, strict=True):
+            lines = (json.dumps({"input": e.input, "label": e.label}, ensure_ascii=False) for e in part)
+            (output / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (output / "labels.json").write_text(json.dumps(list(names), ensure_ascii=False) + "\n", encoding="utf-8")
+        full = {**report, "splits": {name: len(part) for name, part in zip(SPLITS, parts, strict=True)}}
+        (output / "report.json").write_text(json.dumps(full, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        return full
+
+    def read_examples(self, folder: Path, split: str) -> list[Example]:
+        """The prepared examples of one split."""
+        with (folder / f"{split}.jsonl").open(encoding="utf-8") as stream:
+            return [Example(**json.loads(line)) for line in stream]
+
+    def check_unlabeled(self, path: Path, column: str | None) -> None:
+        """Refuse what can be seen to hold no examples by its beginning. Raises InputError."""
+        if next(iter(self.unlabeled(path, column)), None) is None:
+            raise InputError(f"{path} has no examples.")
+
+    def unlabeled(self, path: Path, column: str | None) -> Iterator[Any]:
+        """The inputs of a file without labels, one after the other. Raises InputError."""
+        raise InputError(f"The task {self.NAME} learns from no examples without labels; leave out {path}.")
+
+    def examples_of(self, path: Path, most: int) -> list[Any]:
+        """At most `most` inputs of a file without labels, as JSON that the runtime reads. Raises InputError."""
+        return list(itertools.islice(self.unlabeled(path, None), most))
+
+    # Checkpoints
+
+    def settings_of(self, checkpoint: Any) -> dict[str, Any]:
+        """Parameters of `prepare` that follow from a checkpoint (`toolkit.checkpoint.Checkpoint`)."""
+        return {}
+
+    def check_checkpoint(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Refuse a folder that lacks what the encoder is made from. Raises InputError."""
+        return
+
+    def labels(self, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str] | None:
+        """Label names in index order if this is a checkpoint that was trained for the task; None otherwise."""
+        architecture = str((config.get("architectures") or [""])[0])
+        if self.HEAD not in architecture or not any(name.startswith(self.HEAD_WEIGHTS) for name in tensors):
+            return None
+        id2label = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+        return [str(id2label[key]) for key in sorted(id2label, key=int)]
+
+    def fits(self, checkpoint: Any, encoding: Mapping[str, Any], option: str) -> None:
+        """Refuse a checkpoint, which `option` names, that cannot take what the encoder gives. Raises InputError."""
+        return
+
+    def encoder_sha256(self, folder: Path) -> str:
+        """The hash of what the encoder of a folder is made from."""
+        return sha256_json({name: sha256_file(folder / name) for name in self.FILES if (folder / name).exists()})
+
+    def copy_files(self, source: Path, output: Path) -> None:
+        """Put what the encoder is made from beside other weights."""
+        for name in self.FILES:
+            if (source / name).is_file():
+                shutil.copy(source / name, output / name)
+
+    # Inputs
+
+    def record(self, given: Any, folder: Path, name: str) -> Any:
+        """An input as a golden example keeps it: JSON, and files in `folder` that begin with `name` if need be. The
+        runtime reads it back (`toolkit.runtime.pipeline.Pipeline.read`)."""
+        return given
+
+    @abstractmethod
+    def encoder(
+        self,
+        folder: Path,
+        encoding: Mapping[str, Any],
+        *,
+        inputs: Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Encoder:
+        """The runtime's own encoder with the files of a checkpoint or artifact: training, gates and device share it.
+
+        `inputs` are the tensors that the model takes; None: all of the task's. `lengths` are those of an artifact.
+        """
+
+    @abstractmethod
+    def preprocessing(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest's section that says how the bundle's encoder is made; `path` is its file."""
+
+    def lengths(
+        self, folder: Path, encoding: Mapping[str, Any], examples: Sequence[Example], most: int
+    ) -> list[int] | None:
+        """At most `most` input lengths that suit examples, for formats with fixed shapes; None: there is only one."""
+        return None
+
+    # Answers
+
+    def output(self, result: Any, inputs: Mapping[str, Any]) -> Any:
+        """The tensor that the artifact gives, from what a model's forward returned: part of the exported graph."""
+        return result.logits if hasattr(result, "logits") else result
+
+    def rows(self, output: Any, inputs: Mapping[str, Any]) -> Any:
+        """The rows of the answers in an output [examples, ...], a tensor or an array; `inputs` are the encoded examples
+        as arrays. Most outputs are the rows."""
+        return output
+
+    def truth(self, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """The right class of every row, int64[rows]; -1 where nobody knows it."""
+        return np.asarray([-1 if e.label is None else e.label for e in examples], dtype=np.int64)
+
+    def captions(self, examples: Sequence[Example]) -> list[str]:
+        """What each row is about, in words."""
+        return [str(example.input) for example in examples]
+
+    def loss(self, answers: Any, labels: Any) -> Any:
+        """How wrong rows of answers are, a scalar tensor; rows whose label is -1 do not count."""
+        from torch.nn import functional
+
+        if not bool((labels >= 0).any()):
+            return answers.sum() * 0
+        return functional.cross_entropy(answers.float(), labels, ignore_index=-1)
+
+    @abstractmethod
+    def metrics(self, answers: NDArray[Any], examples: Sequence[Example], names: Sequence[str]) -> dict[str, Any]:
+        """How good the answers to examples are; `score`, from 0 to 1, is what gates use. `score_name` names it and
+        `examples` counts them."""
+
+    # Calibration
+
+    def read_calibration(
+        self, path: Path, options: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[list[Any], list[int] | None]:
+        """The inputs of a file of the user's, and their labels if it has any that the task knows. Raises InputError."""
+        raise InputError(f"The task {self.NAME} takes calibration examples from its training data; leave out {path}.")
+
+    def sizes(self, inputs: Sequence[Any], folder: Path, encoding: Mapping[str, Any]) -> list[int]:
+        """How large each input is, so that small and large ones are taken: 1 where all are alike."""
+        return [1] * len(inputs)
+
+    def identity(self, given: Any) -> Any:
+        """What two inputs have in common that are the same to the model's reader."""
+        return given
+
+    def doubts(self, given: Sequence[Any], real: Sequence[Any], folder: Path, encoding: Mapping[str, Any]) -> list[str]:
+        """What is wrong with calibration inputs in words, beside `real` ones. Raises InputError for random data."""
+        return []
+
+
+def split(examples: Sequence[Example], names: Sequence[str], parameters: Preparation, seed: int) -> list[list[Example]]:
+    """Train, validation and evaluation part of examples with one class each, every class in its proportion; or all for
+    evaluation, but for some to calibrate with, as the parameters say. Raises InputError if a class is too small."""
+    if parameters.evaluate_only or len(examples) < parameters.least_to_split:
+        count = min(parameters.calibration, len(examples) // 10)
+        held = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
+        return [
+            [example for index, example in enumerate(examples) if index in held],
+            [],
+            [example for index, example in enumerate(examples) if index not in held],
+        ]
+    labels = [example.label for example in examples]
+    data.check_class_sizes(labels, names, Path(parameters.data), least=len(SPLITS))
+    return [[examples[i] for i in part] for part in data.stratified_split(labels, _FRACTIONS, seed)]
+
+
+def classification_metrics(
+    logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str], score_name: str = "accuracy"
+) -> dict[str, Any]:
+    """Accuracy, macro-F1, precision/recall/F1 per class, confusion matrix (rows: truth, columns: prediction).
+
+    `logits` is float[n, classes], `labels` int[n]. `score` is the accuracy.
+    """
+    count = len(names)
+    predicted = logits.argmax(axis=1)
+    confusion = np.zeros((count, count), dtype=int)
+    np.add.at(confusion, (labels, predicted), 1)
+    hits = np.diag(confusion).astype(float)
+    precision = hits / np.maximum(confusion.sum(axis=0), 1)
+    recall = hits / np.maximum(confusion.sum(axis=1), 1)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    accuracy = float(hits.sum() / max(len(labels), 1))
+    return {
+        "score": accuracy,
+        "score_name": score_name,
+        "examples": len(labels),
+        "accuracy": accuracy,
+        "macro_f1": float(f1.mean()),
+        "per_class": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(confusion[i].sum()),
+            }
+            for i, name in enumerate(names)
+        },
+        "confusion": confusion.tolist(),
+    }
