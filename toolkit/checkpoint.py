@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit import architecture
+from toolkit import architecture, modules
 from toolkit.errors import InputError, missing_extra
 from toolkit.storage import explained, publish_folder, sha256_file, sha256_folder, sha256_json
 
@@ -176,6 +176,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def refuse_code(folder: Path, allowed: bool) -> None:
+    """Refuse a folder whose network is Python code, unless the user allowed to run it. Raises InputError."""
+    config = folder / "config.json"
+    if allowed or not config.is_file():
+        return
+    if _read_json(config).get("model_type") == modules.MODEL_TYPE:
+        raise InputError(
+            f"{folder} holds Python code ({modules.CODE}) that has to be run to load the model; refused. If you trust "
+            "it, add --allow-code."
+        )
+
+
 def inspect(folder: Path, task: Task) -> Checkpoint:
     """Look at a checkpoint folder: config, tensor headers, what its encoder is made from, content hash.
 
@@ -187,7 +199,7 @@ def inspect(folder: Path, task: Task) -> Checkpoint:
     for path in weights:
         tensors.update(read_header(path))
     task.check_checkpoint(folder, config)
-    names = ["config.json", *task.FILES, *(path.name for path in weights)]
+    names = ["config.json", modules.CODE, *task.FILES, *(path.name for path in weights)]
     hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
     try:
         found = Checkpoint(folder, config, tensors, sha256_json(hashes), task.labels(config, tensors))

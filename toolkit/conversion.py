@@ -16,7 +16,7 @@ import toolkit
 from toolkit import bundle as bundles
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
-from toolkit import demo, hub, recipe, report, search, tasks
+from toolkit import demo, hub, modules, recipe, report, search, tasks
 from toolkit import target as targets
 from toolkit.bundle import Bundle
 from toolkit.cache import Cache, open_cache
@@ -71,6 +71,8 @@ class Options:
     force: bool = False
     overwrite: bool = False
     allow_pickle: bool = False
+    allow_code: bool = False  # whether a model folder's own network may be run
+    weights: str | None = None  # of a network that is given as FILE.py:FUNCTION
     cache_dir: str | None = None
     tensorboard: str | None = None
 
@@ -122,7 +124,10 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     """
     given = recipe.load(Path(options.recipe)) if options.recipe else None
     if given is not None:
-        options = replace(options, model=given.model, data=given.prepare["data"], task=given.task, target=given.target)
+        options = replace(
+            options, model=given.model, weights=given.weights, data=given.prepare["data"], task=given.task,
+            target=given.target,
+        )  # fmt: skip
     elif options.model == demo.NAME and not Path(demo.NAME).exists():
         options = _with_demo(options)
     if not options.model:
@@ -135,17 +140,28 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
     score.parse(options.min_score)
-    output = Path(options.output or f"{Path(options.model).resolve().name}-{target.name}")
+    output = Path(options.output or f"{Path(options.model.rpartition(':')[2]).resolve().name}-{target.name}")
     check_output(output, options.overwrite, marker)
     cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
-    folder = hub.fetch(options.model, cache.folder) if hub.is_id(options.model) else Path(options.model)
-    if options.allow_pickle:
-        folder = checkpoints.from_pickle(folder, cache.folder)
+    folder = model_folder(options, cache)
     checkpoint = checkpoints.inspect(folder, task)
     made = given or _recipe(options, task, checkpoint, target)
     if given is not None:
         _check_same(given, task, checkpoint, Path(options.recipe or ""))
     return Plan(options, made, checkpoint, target, cache, output)
+
+
+def model_folder(options: Options, cache: Cache) -> Path:
+    """The folder of the model that is named: a folder, a hub id, or FILE.py:FUNCTION. Raises InputError."""
+    if modules.parse(options.model):
+        return modules.imported(options.model, options.weights, cache.folder, options.allow_pickle)
+    if options.weights is not None:
+        raise InputError(f"--weights {options.weights} go with a network that is given as FILE.py:FUNCTION.")
+    if hub.is_id(options.model):
+        return hub.fetch(options.model, cache.folder)
+    folder = Path(options.model)
+    checkpoints.refuse_code(folder, options.allow_code)
+    return checkpoints.from_pickle(folder, cache.folder) if options.allow_pickle else folder
 
 
 def _task(options: Options) -> Task:
@@ -180,7 +196,8 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
-        "bf16": bf16_pays(),
+        # Depthwise convolutions in bf16 take longer than in float32, on CPUs that have its arithmetic too.
+        "bf16": bf16_pays() and not task.is_convolutional(checkpoint),
         "tensorboard": options.tensorboard,
     }
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
@@ -203,7 +220,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
     if options.unlabeled and compress.when == "never":
         raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
-    chosen, skipped = recipe.candidates(target)
+    chosen, skipped = recipe.candidates(target, task.is_convolutional(checkpoint))
     needs_calibration = any(plan.method == "static-int8" for plan in chosen)
     shared = {
         "data": str(options.data),
@@ -220,6 +237,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     return Recipe(
         toolkit_version=toolkit.__version__,
         model=options.model,
+        weights=options.weights,
         model_sha256=checkpoint.sha256,
         data_sha256=task.data_sha256(prepare),
         task=task.NAME,
@@ -399,7 +417,7 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
         "preprocessing": task.preprocessing(folder, encoding),
         "golden": {"path": bundles.GOLDEN},
         "source_model": {
-            "name": Path(made.recipe.model).resolve().name,
+            "name": Path(made.recipe.model.rpartition(":")[2]).resolve().name,
             "sha256": made.checkpoint.sha256,
             "architecture": made.checkpoint.architecture,
             "licence": licence(made.checkpoint.folder),

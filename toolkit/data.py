@@ -143,7 +143,8 @@ def find_column(
     )
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table says nothing."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or value in ("", "NaN", "nan")
 
 
@@ -189,7 +190,7 @@ def labelled_texts(
     A text that stands there with two labels is left out altogether. Rows without a label are an error unless
     `drop_missing`.
     """
-    unlabelled = [number for number, row in enumerate(rows, start=1) if _is_missing(row[label_column])]
+    unlabelled = [number for number, row in enumerate(rows, start=1) if is_missing(row[label_column])]
     if unlabelled and not drop_missing:
         shown = ", ".join(map(str, unlabelled[:5])) + (", …" if len(unlabelled) > 5 else "")
         raise InputError(
@@ -199,7 +200,7 @@ def labelled_texts(
     labels: dict[str, str] = {}
     conflicting: set[str] = set()
     for row in rows:
-        if _is_missing(row[label_column]):
+        if is_missing(row[label_column]):
             dropped.counts["no label"] += 1
             continue
         text = "" if row[text_column] is None else str(row[text_column])
@@ -327,7 +328,7 @@ def stream_texts(path: Path, column: str | None = None) -> Iterator[str]:
         )  # fmt: skip
         for row in table:
             name = name or find_column(path, [row], column, TEXT_COLUMNS, "text", "--unlabeled-column")
-            if not _is_missing(row[name]):
+            if not is_missing(row[name]):
                 yield str(row[name])
     except InputError:
         raise

@@ -13,11 +13,11 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import calibration, conversion, hub, stages, tasks
+from toolkit import calibration, conversion, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import export as formats
 from toolkit.cache import Cache, open_cache
@@ -254,14 +254,14 @@ def _checked(model: str, task: Task, wanted: Wanted, options: conversion.Options
         calibration.check_file(Path(wanted.calibration_data), task)
     if wanted.min_score is not None:
         score.parse(wanted.min_score)
-    folder = hub.fetch(model, cache.folder) if hub.is_id(model) else Path(model)
+    folder = Path(model)
     is_artifact = _is_artifact(folder)
+    if not is_artifact:
+        folder = conversion.model_folder(replace(options, model=model), cache)
     if folder.is_dir() and not is_artifact and not (folder / "config.json").is_file():
         raise InputError(
             f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
         )
-    if options.allow_pickle and not is_artifact:
-        folder = checkpoints.from_pickle(folder, cache.folder)
     engine = _check_artifact(folder, wanted) if is_artifact else _check_checkpoint(folder, task, wanted)
     method = str(wanted.parameters["method"])
     form = FORMAT_OF_ENGINE[engine]

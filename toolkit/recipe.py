@@ -119,6 +119,7 @@ class Recipe(_Strict):
     schema_version: Literal[1] = 1
     toolkit_version: str
     model: str
+    weights: str | None = None  # of a model that is given as FILE.py:FUNCTION
     model_sha256: str
     data_sha256: str
     task: str
@@ -151,11 +152,13 @@ def load(path: Path) -> Recipe:
         raise InputError(f"{path}: {key}: {first['msg']}") from error
 
 
-def _candidate(engine: EngineSupport, precision: Precision) -> CandidatePlan | Skipped:
+def _candidate(engine: EngineSupport, precision: Precision, convolutional: bool) -> CandidatePlan | Skipped:
     name = f"{engine.name} {precision}"
     if (engine.name, precision) not in METHODS:
         return Skipped(what=name, reason=f"this version cannot make {precision} artifacts for {engine.name}")
     method = METHODS[engine.name, precision]
+    if convolutional and method == "dynamic-int8":  # convolutions gain nothing from ranges that are found at run time
+        method = "static-int8"
     how = "float export" if method is None else f"{method} of the float export"
     where = "" if engine.processor == "cpu" else f" on the {engine.processor}"
     return CandidatePlan(
@@ -166,9 +169,11 @@ def _candidate(engine: EngineSupport, precision: Precision) -> CandidatePlan | S
     )
 
 
-def candidates(target: Target) -> tuple[list[CandidatePlan], list[Skipped]]:
+def candidates(target: Target, convolutional: bool = False) -> tuple[list[CandidatePlan], list[Skipped]]:
     """All engine and precision pairs of a target, split into those that can be made here and those that cannot."""
-    pairs = [_candidate(engine, precision) for engine in target.engines for precision in engine.precisions]
+    pairs = [
+        _candidate(engine, precision, convolutional) for engine in target.engines for precision in engine.precisions
+    ]
     chosen = [pair for pair in pairs if isinstance(pair, CandidatePlan)]
     skipped = [pair for pair in pairs if isinstance(pair, Skipped)]
     if not chosen:

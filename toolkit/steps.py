@@ -87,14 +87,15 @@ def _plan(output: str, options: Mapping[str, Any]) -> conversion.Plan:
     """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
     if folder.is_dir():
-        _trained(folder, options.get("task"))
+        _trained(folder, options.get("task"), bool(options.get("allow_code")))
     return conversion.plan(
         conversion.options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
     )
 
 
-def _trained(folder: Path, task: str | None) -> Checkpoint:
-    """The checkpoint in a folder. Raises InputError if it was not trained for the task."""
+def _trained(folder: Path, task: str | None, allow_code: bool) -> Checkpoint:
+    """The checkpoint in a folder. Raises InputError if it was not trained for the task, or has to run code."""
+    checkpoints.refuse_code(folder, allow_code)
     found = checkpoints.inspect(folder, tasks.get(task or conversion.DEFAULT_TASK))
     if found.labels is None:
         wanted = task or conversion.DEFAULT_TASK
@@ -155,6 +156,7 @@ def _student(
         shape["config"] = source.config
     elif student is not None:
         _check_weights(Path(student))
+        checkpoints.refuse_code(Path(student), made.options.allow_code)
         source = checkpoints.inspect(Path(student), made.task)
     if source.parameters > teacher.parameters:
         raise InputError(
@@ -196,7 +198,7 @@ def distill(
     further ones of the stage. Writes a Hugging Face folder. Raises InputError.
     """
     made = _plan(output, options)
-    others = [_trained(Path(name), made.task.NAME) for name in teachers]
+    others = [_trained(Path(name), made.task.NAME, made.options.allow_code) for name in teachers]
     if unlabeled:
         made.task.check_unlabeled(Path(unlabeled), unlabeled_column)
     teacher = made.checkpoint
@@ -274,13 +276,14 @@ def export(
     opset: int | None = None,
     cache_dir: str | None = None,
     overwrite: bool = False,
+    allow_code: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint to the format of `engine`. Writes an artifact folder."""
     check_output(Path(output), overwrite, RECEIPT)
     if engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
-    checkpoint = _trained(Path(model), task)
+    checkpoint = _trained(Path(model), task, allow_code)
     if max(lengths) > checkpoint.model_limit:
         raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
     form = FORMAT_OF_ENGINE[engine]

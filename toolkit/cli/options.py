@@ -173,6 +173,8 @@ def run_options(function: F) -> F:
             click.option(
                 "--allow-pickle", is_flag=True, help="Read a pickled checkpoint once, with weights_only=True."
             ),
+            click.option("--allow-code", is_flag=True, help="Run the Python code that a model folder brings."),
+            click.option("--weights", metavar="FILE", help="Weights of a MODEL that is given as FILE.py:FUNCTION."),
             click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         ]
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit import modules
 from toolkit.engines import Arrays
 from toolkit.errors import InputError, missing_extra
 
@@ -38,6 +40,10 @@ def load_model(checkpoint: Path, task: Task, **options: Any) -> Any:
         import transformers
     except ImportError as error:
         raise missing_extra("torch and transformers", "convert", "Loading a checkpoint") from error
+    if _is_module(checkpoint):
+        from toolkit import network
+
+        return network.load(checkpoint, task)
     auto_class = getattr(transformers, task.MODEL_CLASS)
     options.setdefault("dtype", torch.float32)
     try:
@@ -51,10 +57,23 @@ def load_model(checkpoint: Path, task: Task, **options: Any) -> Any:
         raise InputError(f"{checkpoint} cannot be loaded as {task.MODEL_CLASS}: {first}") from error
 
 
-def load_for_training(checkpoint: Path, task: Task, labels: Sequence[str], **options: Any) -> Any:
-    """The checkpoint as a model with a head for `labels`, a new one where it has none. Raises InputError."""
+def _is_module(checkpoint: Path) -> bool:
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("model_type") == modules.MODEL_TYPE)
+
+
+def load_for_training(
+    checkpoint: Path, task: Task, labels: Sequence[str], encoding: Mapping[str, Any], **options: Any
+) -> Any:
+    """The checkpoint as a model with a head for `labels`, a new one where it has none. A user's network may be built by
+    `encoding`, the settings of the encoder. Raises InputError."""
     import torch
     import transformers
+
+    if _is_module(checkpoint):
+        from toolkit import network
+
+        return network.load(checkpoint, task, labels, encoding)
 
     try:
         model, loading = getattr(transformers, task.MODEL_CLASS).from_pretrained(
@@ -93,6 +112,8 @@ def input_names(model: Any, task: Task) -> list[str]:
     """The task's inputs that this model's forward takes."""
     import inspect
 
+    if hasattr(model, "input_names"):
+        return list(model.input_names)
     accepted = inspect.signature(model.forward).parameters
     return [name for name in task.INPUT_NAMES if name in accepted]
 

@@ -38,6 +38,13 @@ _PACKAGE_OF_LEVEL = (
 )
 
 
+# The first version of an operator that computes in int8, by TensorFlow Lite's op_version.cc.
+_INT8_VERSIONS = {
+    "ADD": 2, "AVERAGE_POOL_2D": 2, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "LOGISTIC": 2,
+    "MAX_POOL_2D": 2, "MEAN": 2, "MUL": 2, "PAD": 2, "SOFTMAX": 2, "SUB": 2, "TRANSPOSE": 2,
+}  # fmt: skip
+
+
 def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
     """Export the float model to `output/model.tflite` and describe it."""
     from toolkit.engines.torch import input_names, load_model
@@ -99,7 +106,7 @@ def add_padding_mask_once(model: Any) -> None:
             return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
         return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **rest)
 
-    if model.config._attn_implementation == "sdpa":
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
         AttentionInterface.register(_PADDING_ONLY, sdpa_attention_forward)
         AttentionMaskInterface.register(_PADDING_ONLY, mask)
         model.set_attn_implementation(_PADDING_ONLY)
@@ -145,6 +152,8 @@ def _needed_versions(model: Any, codes: list[tuple[str, int]]) -> list[tuple[str
     for graph in model.subgraphs:
         for operator in graph.operators:
             kind = codes[operator.opcodeIndex][0]
+            if kind in _INT8_VERSIONS and graph.tensors[operator.outputs[0]].type == TensorType.INT8:
+                needed[operator.opcodeIndex] = max(needed[operator.opcodeIndex], _INT8_VERSIONS[kind])
             if kind not in ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", "DEQUANTIZE"):
                 continue
             tensor = graph.tensors[operator.inputs[0 if kind == "DEQUANTIZE" else 1]]

@@ -17,12 +17,14 @@ import numpy as np
 
 from toolkit.engines import Arrays
 from toolkit.engines.litert import signature_name
+from toolkit.export import litert_network
 from toolkit.ranges import Histogram, instability
 
 PRECISIONS = {
     "dynamic-int8": "int8", "static-int8": "int8", "weight-int8": "int8", "weight-int4": "int4", "fp16": "fp16"
 }  # fmt: skip
-_KINDS = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_KINDS = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", *_CONVOLUTIONS)
 
 
 @dataclass
@@ -30,9 +32,17 @@ class Layer:
     """A weight and the operators that use it: (subgraph, operator) pairs of the flatbuffer, one per input length."""
 
     name: str
-    is_table: bool
+    kind: str  # of the operators
     size: int  # bytes
     operators: list[tuple[Any, Any]] = field(default_factory=list)
+
+    @property
+    def is_table(self) -> bool:
+        return self.kind == "EMBEDDING_LOOKUP"
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.kind in _CONVOLUTIONS
 
     def scopes(self) -> list[str]:
         """What ai-edge-quantizer matches its expressions with: the names of an operator's outputs."""
@@ -72,7 +82,7 @@ def find(model: Any) -> list[Layer]:
                 while name in taken:
                     name += "'"
                 taken.add(name)
-                by_buffer[weight.buffer] = Layer(name, kind == "EMBEDDING_LOOKUP", len(content))
+                by_buffer[weight.buffer] = Layer(name, kind, len(content))
             by_buffer[weight.buffer].operators.append((graph, operator))
     return list(by_buffer.values())
 
@@ -94,13 +104,22 @@ def quantize(
     from ai_edge_quantizer.recipe_manager import AlgorithmName, RecipeManager
 
     method, rules = parameters.method, RecipeManager()
-    for layer in layers:
+    report: dict[str, Any] = {}
+    ranges = None
+    model = read(source)
+    found = find(model)
+    as_network = method == "static-int8" and sum(layer.is_convolution for layer in found) > 1
+    if as_network:
+        chosen = {layer.name for layer in layers}
+        kept = [layer for layer in found if layer.name not in chosen]
+        ranges, report["activations"] = litert_network.plan(source, model, rules, layers, kept, parameters, inputs)
+    for layer in () if as_network else layers:
         # Tables are looked up by kernels that widen the one row; a DEQUANTIZE before them would widen all.
         for scope in layer.scopes():
-            given = {"regex": f"^{re.escape(scope)}$", "operation_name": TFLOperationName[_KINDS[layer.is_table]]}
+            given = {"regex": f"^{re.escape(scope)}$", "operation_name": TFLOperationName[layer.kind]}
             if method == "fp16":
                 rules.add_weight_only_config(**given, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING)
-            elif layer.is_table or method == "dynamic-int8":
+            elif layer.is_table or method == "dynamic-int8" or (layer.is_convolution and method == "weight-int4"):
                 rules.add_dynamic_config(**given, num_bits=8)
             elif method == "static-int8":
                 rules.add_static_config(**given, activation_num_bits=8, weight_num_bits=8)
@@ -109,9 +128,7 @@ def quantize(
             else:  # blocks exist only for kernels that quantize the activations at run time
                 blocks = QuantGranularity[f"BLOCKWISE_{parameters.block_size}"]
                 rules.add_dynamic_config(**given, num_bits=4, granularity=blocks)
-    report: dict[str, Any] = {}
-    ranges = None
-    if method == "static-int8":
+    if method == "static-int8" and not as_network:
         linear = [layer for layer in layers if not layer.is_table]
         ranges, report["activations"] = _ranges(source, linear, parameters, inputs)
     worker = quantizer.Quantizer(str(source))

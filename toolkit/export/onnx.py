@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     """Export the float model to `output/model.onnx` and describe it."""
     try:
         import onnx_ir
+        import transformers
         from transformers.exporters import OnnxConfig, OnnxExporter
     except ImportError as error:
         raise missing_extra("onnx, onnxscript and transformers", "convert", "Exporting to ONNX") from error
@@ -70,7 +72,10 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     )
     context.progress(1, 3, "tracing and translating to ONNX")
     with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx prints its steps
-        program = OnnxExporter().export(model, sample, config=config).program
+        if isinstance(model, transformers.PreTrainedModel) and task.plain_output:
+            program = OnnxExporter().export(model, sample, config=config).program
+        else:
+            program = _traced(model, task, sample, config)
     for node in program.graph:
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds paths of this machine
     for value in program.graph.inputs:
@@ -81,6 +86,35 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     onnx_ir.save(program, output / MODEL_FILE)
     context.progress(3, 3, "done")
     return describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
+
+
+def _traced(model: Any, task: Any, sample: dict[str, Any], config: Any) -> Any:
+    """The graph of a network that transformers knows nothing of, or whose output the task makes something else of."""
+    import torch
+
+    class Output(torch.nn.Module):  # type: ignore[misc]
+        """The model with its one output as a plain tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *given: Any) -> Any:
+            inputs = dict(zip(sample, given, strict=True))
+            return task.output(self.model(**inputs), inputs)
+
+    with warnings.catch_warnings(action="ignore"):
+        traced = torch.onnx.export(
+            Output().eval(),
+            args=tuple(sample.values()),
+            dynamic_shapes={"given": tuple(config.dynamic_shapes[name] for name in sample)},
+            input_names=list(sample),
+            output_names=["output"],
+            opset_version=config.opset_version,
+            dynamo=True,
+            verbose=False,
+        )
+    return traced.model
 
 
 def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:

@@ -59,7 +59,7 @@ def balance(model: Any, layers: Sequence[Layer], inputs: Sequence[Arrays], alpha
 
 def _largest(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> dict[str, NDArray[np.float32]]:
     """The largest size of every channel, the last axis, of named tensors over the examples."""
-    from toolkit.export.onnx_quantize import watch
+    from toolkit.export.onnx_activations import watch
 
     found: dict[str, NDArray[np.float32]] = {}
     for values in watch(model, names, inputs):

@@ -14,7 +14,8 @@ LEAST_TABLE = 1 << 14  # weights; a smaller table is not worth its scales
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer or an embedding table. `axis` is the weight's axis of output channels (of a table: its rows)."""
+    """A linear layer, a convolution or an embedding table. `axis` is the weight's axis of output channels (of a table:
+    its rows)."""
 
     name: str
     node: Any  # onnx.NodeProto
@@ -26,6 +27,10 @@ class Layer:
     def is_table(self) -> bool:
         return bool(self.node.op_type == "Gather")
 
+    @property
+    def is_convolution(self) -> bool:
+        return bool(self.node.op_type == "Conv")
+
 
 def find(model: Any) -> list[Layer]:
     """All layers of a model, in the graph's order, each under a name of its own."""
@@ -34,7 +39,7 @@ def find(model: Any) -> list[Layer]:
     weights = {
         initializer.name: tuple(initializer.dims)
         for initializer in model.graph.initializer
-        if initializer.data_type == onnx.TensorProto.FLOAT and len(initializer.dims) == 2
+        if initializer.data_type == onnx.TensorProto.FLOAT and len(initializer.dims) >= 2
     }
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
@@ -58,11 +63,15 @@ def find(model: Any) -> list[Layer]:
 def _channels(node: Any, weights: dict[str, tuple[int, ...]]) -> int | None:
     """The axis of a weight's output channels; None for a node that is no layer."""
     given = {attribute.name: attribute for attribute in node.attribute}
-    if node.op_type == "Gather" and node.input[0] in weights:
+    if node.op_type == "Gather" and len(weights.get(node.input[0], ())) == 2:
         rows, width = weights[node.input[0]]
         by_row = "axis" not in given or given["axis"].i == 0
         return 0 if by_row and rows * width >= LEAST_TABLE else None
     if len(node.input) < 2 or node.input[1] not in weights or node.input[0] in weights:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if len(weights[node.input[1]]) != 2:
         return None
     if node.op_type == "MatMul":
         return 1

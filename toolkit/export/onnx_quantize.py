@@ -7,7 +7,7 @@ float, weights behind one DequantizeLinear. Its parser refuses unsigned or asymm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
+from toolkit.export import onnx_network
+from toolkit.export.onnx_activations import activations
 from toolkit.export.onnx_layers import Layer, find
-from toolkit.ranges import Histogram, instability, scale_and_zero
+from toolkit.ranges import instability, scale_and_zero
 
 PRECISIONS = {
     "dynamic-int8": "int8", "static-int8": "int8", "weight-int8": "int8", "weight-int4": "int4", "fp16": "fp16",
@@ -56,12 +58,17 @@ def quantize(
     if method == "fp16":
         _to_fp16(model, path, layers)
         return {}
+    if method == "static-int8" and onnx_network.has_convolutions(model):
+        return onnx_network.quantize(model, path, layers, engine, parameters, inputs)
     if method == "bf16":
         _store_in_bf16(model, layers)
         save(model, path)
         return {"arithmetic": "float32"}
     report: dict[str, Any] = {}
-    linear = [layer for layer in layers if not layer.is_table]
+    linear = [layer for layer in layers if not layer.is_table and not layer.is_convolution]
+    convolutions = [layer for layer in layers if layer.is_convolution]
+    if convolutions and method.startswith("weight-"):  # no operator multiplies packed ones: they are stored so
+        _store_weights(model, convolutions, "weight-int8", parameters.block_size)
     if method == "static-int8":
         report["activations"] = _static(model, linear, engine, parameters, inputs)
     elif method != "dynamic-int8" and engine == "tensorrt":
@@ -181,34 +188,6 @@ def _static(
         layer.node.input[0] = paired[name]
         _store_weight(model, layer, 8, None)
     return {"calibrated": len(halves), "unstable": spread}
-
-
-def activations(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> dict[str, tuple[Histogram, Histogram]]:
-    """The values of named tensors over the examples: one histogram for every other example, one for the rest."""
-    found = {name: (Histogram(), Histogram()) for name in names}
-    for number, values in enumerate(watch(model, list(found), inputs)):
-        for name, array in values.items():
-            found[name][number % 2].add(array)
-    return found
-
-
-def watch(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The values of named tensors of a float model, one example after the other."""
-    import onnx
-    import onnxruntime
-
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    for name in names:
-        watched.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    taken = [tensor.name for tensor in session.get_inputs()]
-    for arrays in inputs:
-        yield dict(zip(names, session.run(list(names), {key: arrays[key] for key in taken}), strict=True))
 
 
 def _store_weights(model: Any, layers: Sequence[Layer], method: str, block: int) -> None:

@@ -112,7 +112,7 @@ def _checkpoint(source: Path, output: Path, inputs: list[Any], parameters: Param
             values[layer].weight.div_(scale[:, None])
             values[layer].bias.div_(scale)
     model.save_pretrained(output)
-    task.copy_files(source, output)
+    task.copy_files(source, output, parameters.examples.encoding)
     return len(readers)
 
 

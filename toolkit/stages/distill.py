@@ -245,10 +245,10 @@ def _run(
     options = {"attn_implementation": "eager"} if parameters.attention_weight else {}
     folder = source
     if parameters.config is None:
-        model = load_for_training(source, task, labels, **options)
+        model = load_for_training(source, task, labels, parameters.encoding, **options)
     else:
         model = architecture.fresh(parameters.config, task.MODEL_CLASS, labels, **options)
-        task.copy_files(source, output)
+        task.copy_files(source, output, parameters.encoding)
         model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
         folder = output
     if parameters.layers is not None:

@@ -41,7 +41,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     artifact = formats.get(parameters.format).export(source, output, parameters, context)
     write_json(output / "artifact.json", artifact)
     shutil.copy(source / "config.json", output / "config.json")
-    tasks.get(context.task).copy_files(source, output)
+    tasks.get(context.task).copy_files(source, output, parameters.encoding)
     return {key: artifact[key] for key in ("precision", "size_bytes", "operators")}
 
 

@@ -30,7 +30,7 @@ def _run(
     from toolkit.engines.torch import input_names, load_for_training
 
     task, labels = training.begin(context)
-    model = load_for_training(source, task, labels)
+    model = load_for_training(source, task, labels, parameters.encoding)
     names = input_names(model, task)
     encoder = task.encoder(source, parameters.encoding, inputs=names)
     train = training.encode(task, context.data, "train", encoder, names)

@@ -63,7 +63,7 @@ def _run(
     from toolkit.engines.torch import input_names, load_for_training
 
     task, labels = training.begin(context)
-    model = load_for_training(source, task, labels)
+    model = load_for_training(source, task, labels, parameters.encoding)
     before = architecture.shape(model.config)
     model, trimmed = _trim(source, output, model, parameters, task, context)
     model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
@@ -101,7 +101,7 @@ def _trim(
     source: Path, output: Path, model: Any, parameters: Parameters, task: Task, context: Context
 ) -> tuple[Any, dict[str, Any] | None]:
     """Positions and tokens that are not needed go; the tokenizer goes to `output`, rewritten if need be."""
-    task.copy_files(source, output)
+    task.copy_files(source, output, parameters.encoding)
     if not parameters.positions and parameters.coverage is None and parameters.vocabulary is None:
         return model, None
     if not isinstance(task, TextTask):

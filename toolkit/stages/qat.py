@@ -58,7 +58,7 @@ def _run(
     from toolkit.engines import torch as torch_engine
 
     task, labels = training.begin(context)
-    model = torch_engine.load_for_training(source, task, labels)
+    model = torch_engine.load_for_training(source, task, labels, parameters.encoding)
     names = torch_engine.input_names(model, task)
     encoder = task.encoder(source, parameters.encoding, inputs=names)
     warnings: list[str] = []
@@ -80,7 +80,7 @@ def _run(
     before = task.metrics(said, validation, labels)["score"]
     report = training.fit(model, parameters, context, stop, output, labels=labels, train=train, loss=loss, files=source)
     if report["validation_score"] < before:
-        torch_engine.load_for_training(source, task, labels).save_pretrained(output)
+        torch_engine.load_for_training(source, task, labels, parameters.encoding).save_pretrained(output)
         warnings.append(
             f"Training did not pay: the validation score fell from {before:.4f} to {report['validation_score']:.4f}. "
             "The weights are those from before it; try a lower learning rate."

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from toolkit.tasks.task import Task
 
 # Adding a task: one file here, one of the same name in `toolkit.runtime`, and one line here.
-_MODULES = {"text-classification": "text_classification"}
+_MODULES = {
+    "text-classification": "text_classification",
+}
 
 
 def names() -> list[str]:
@@ -32,6 +34,8 @@ def module(name: str) -> str:
 
 def of(config: Mapping[str, Any]) -> Task:
     """The task that a checkpoint's config says it was trained for; else text classification."""
+    if config.get("task") in _MODULES:  # a network of the user's
+        return get(str(config["task"]))
     architecture = str((config.get("architectures") or [""])[0])
     for task in map(get, _MODULES):
         if task.HEAD and task.HEAD in architecture:

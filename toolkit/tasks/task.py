@@ -142,11 +142,23 @@ class Task(ABC):
 
     def labels(self, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str] | None:
         """Label names in index order if this is a checkpoint that was trained for the task; None otherwise."""
+        if config.get("model_type") == "module":
+            names = config.get("id2label") or {}
+            return [str(names[key]) for key in sorted(names, key=int)] if config.get("task") == self.NAME else None
         architecture = str((config.get("architectures") or [""])[0])
         if self.HEAD not in architecture or not any(name.startswith(self.HEAD_WEIGHTS) for name in tensors):
             return None
         id2label = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         return [str(id2label[key]) for key in sorted(id2label, key=int)]
+
+    def is_convolutional(self, checkpoint: Any) -> bool:
+        """Whether a checkpoint is a network of convolutions. One alone may be no more than how a transformer cuts
+        patches."""
+        return sum(len(shape) == 4 for _, shape in checkpoint.tensors.values()) > 1
+
+    def offers(self, encoding: Mapping[str, Any]) -> dict[str, Any]:
+        """What a user's function that builds a network may ask for by argument, besides the number of `classes`."""
+        return {}
 
     def fits(self, checkpoint: Any, encoding: Mapping[str, Any], option: str) -> None:
         """Refuse a checkpoint, which `option` names, that cannot take what the encoder gives. Raises InputError."""
@@ -156,7 +168,7 @@ class Task(ABC):
         """The hash of what the encoder of a folder is made from."""
         return sha256_json({name: sha256_file(folder / name) for name in self.FILES if (folder / name).exists()})
 
-    def copy_files(self, source: Path, output: Path) -> None:
+    def copy_files(self, source: Path, output: Path, encoding: Mapping[str, Any]) -> None:
         """Put what the encoder is made from beside other weights."""
         for name in self.FILES:
             if (source / name).is_file():
@@ -194,6 +206,11 @@ class Task(ABC):
         return None
 
     # Answers
+
+    @property
+    def plain_output(self) -> bool:
+        """Whether `output` takes what the forward gives as it is."""
+        return type(self).output is Task.output
 
     def output(self, result: Any, inputs: Mapping[str, Any]) -> Any:
         """The tensor that the artifact gives, from what a model's forward returned: part of the exported graph."""

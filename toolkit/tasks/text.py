@@ -99,7 +99,7 @@ class TextTask(Task):
                 f"truncate them with --max-length {checkpoint.model_limit}."
             )
 
-    def copy_files(self, source: Path, output: Path) -> None:
+    def copy_files(self, source: Path, output: Path, encoding: Mapping[str, Any]) -> None:
         for path in source.iterdir():
             if path.is_file() and path.name.startswith(_FILES):
                 shutil.copy(path, output / path.name)
