@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Adding a task: one file here, one of the same name in `toolkit.runtime`, and one line here.
 _MODULES = {
     "text-classification": "text_classification",
+    "image-classification": "image_classification",
 }
 
 

@@ -1,0 +1,34 @@
+"""The image-classification task on the device: image → tensor → logits → label."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError
+from toolkit.runtime.image import ImageEncoder
+from toolkit.runtime.manifest import Manifest
+from toolkit.runtime.pipeline import Classifier
+
+
+class ImageClassifier(Classifier):
+    """Callable: one image → one prediction, a list of images → a list of predictions.
+
+    An image is a path, a file's bytes, a Pillow image, or an array uint8[height, width] or [height, width, channels].
+    A prediction is `{"label": str, "score": float, "scores": {label: probability}}`.
+    """
+
+    def make_encoder(self, manifest: Manifest) -> ImageEncoder:
+        path = manifest.path(str(manifest.data["preprocessing"]["path"]))
+        try:
+            spec = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        return ImageEncoder(spec, str(manifest.data["artifact"]["inputs"][0]["name"]))
+
+    def read(self, recorded: Any, folder: Path) -> Any:
+        return folder / recorded["file"] if "file" in recorded else recorded["path"]
+
+
+PIPELINE = ImageClassifier
