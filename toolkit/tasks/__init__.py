@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "text-classification": "text_classification",
     "image-classification": "image_classification",
+    "token-classification": "token_classification",
 }
 
 

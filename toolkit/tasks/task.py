@@ -263,9 +263,18 @@ class Task(ABC):
         return []
 
 
-def split(examples: Sequence[Example], names: Sequence[str], parameters: Preparation, seed: int) -> list[list[Example]]:
-    """Train, validation and evaluation part of examples with one class each, every class in its proportion; or all for
-    evaluation, but for some to calibrate with, as the parameters say. Raises InputError if a class is too small."""
+def split(
+    examples: Sequence[Example],
+    names: Sequence[str],
+    parameters: Preparation,
+    seed: int,
+    classes: Sequence[int] | None = None,
+) -> list[list[Example]]:
+    """Train, validation and evaluation part of examples, every class in its proportion; or all for evaluation, but for
+    some to calibrate with, as the parameters say. `classes` are those of the examples; None: their labels.
+
+    Raises InputError if a class is too small.
+    """
     if parameters.evaluate_only or len(examples) < parameters.least_to_split:
         count = min(parameters.calibration, len(examples) // 10)
         held = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
@@ -274,7 +283,7 @@ def split(examples: Sequence[Example], names: Sequence[str], parameters: Prepara
             [],
             [example for index, example in enumerate(examples) if index not in held],
         ]
-    labels = [example.label for example in examples]
+    labels = [example.label for example in examples] if classes is None else classes
     data.check_class_sizes(labels, names, Path(parameters.data), least=len(SPLITS))
     return [[examples[i] for i in part] for part in data.stratified_split(labels, _FRACTIONS, seed)]
 
