@@ -59,6 +59,8 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
         raise missing_extra("litert-torch", "litert", "Exporting to LiteRT") from error
     import torch
 
+    from toolkit.export.traceable import traceable
+
     torch.set_num_threads(context.threads)
     torch.fx.config.do_not_emit_stack_traces = True  # nothing reads them, and collecting them takes time
     task = tasks.get(context.task)
@@ -66,17 +68,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     add_padding_mask_once(model)
     encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
 
-    class Output(torch.nn.Module):  # type: ignore[misc]
-        """The model with its one output as a plain tensor."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, **inputs: Any) -> Any:
-            return task.output(self.model(**inputs), inputs)
-
-    module = Output().eval()
+    module = traceable(model, task, list(encoder.axes()))
     converter: Any = litert_torch
     for length in lengths:
         sample = {name: torch.from_numpy(array) for name, array in encoder.sample(1, length).items()}

@@ -57,6 +57,8 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     model = load_model(checkpoint, task)
     import torch
 
+    from toolkit.export.traceable import traceable
+
     torch.set_num_threads(context.threads)
     encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
     axes = encoder.axes()
@@ -72,10 +74,11 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     )
     context.progress(1, 3, "tracing and translating to ONNX")
     with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx prints its steps
-        if isinstance(model, transformers.PreTrainedModel) and task.plain_output:
-            program = OnnxExporter().export(model, sample, config=config).program
+        if isinstance(model, transformers.PreTrainedModel):
+            given = model if task.plain_output else traceable(model, task, list(sample))
+            program = OnnxExporter().export(given, sample, config=config).program
         else:
-            program = _traced(model, task, sample, config)
+            program = _traced(traceable(model, task, list(sample)), sample, config)
     for node in program.graph:
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds paths of this machine
     for value in program.graph.inputs:
@@ -88,26 +91,15 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     return describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
 
 
-def _traced(model: Any, task: Any, sample: dict[str, Any], config: Any) -> Any:
-    """The graph of a network that transformers knows nothing of, or whose output the task makes something else of."""
+def _traced(model: Any, sample: dict[str, Any], config: Any) -> Any:
+    """The graph of a network that transformers knows nothing of."""
     import torch
-
-    class Output(torch.nn.Module):  # type: ignore[misc]
-        """The model with its one output as a plain tensor."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, *given: Any) -> Any:
-            inputs = dict(zip(sample, given, strict=True))
-            return task.output(self.model(**inputs), inputs)
 
     with warnings.catch_warnings(action="ignore"):
         traced = torch.onnx.export(
-            Output().eval(),
-            args=tuple(sample.values()),
-            dynamic_shapes={"given": tuple(config.dynamic_shapes[name] for name in sample)},
+            model,
+            kwargs=sample,
+            dynamic_shapes=config.dynamic_shapes,
             input_names=list(sample),
             output_names=["output"],
             opset_version=config.opset_version,
