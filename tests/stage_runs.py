@@ -19,6 +19,7 @@ def run_stage(
     seed: int = 0,
     resume: Path | None = None,
     progress: Any = stages._ignore,
+    task: str = "text-classification",
     **parameters: Any,
 ) -> dict[str, Any]:
     """The stage's report. `output` is made if it is not there."""
@@ -27,7 +28,7 @@ def run_stage(
     AcceleratorState._reset_state(reset_partial_state=True)  # a process of the stage's own has none
     output.mkdir(parents=True, exist_ok=True)
     module = stages.get(name)
-    context = stages.Context(task="text-classification", seed=seed, data=data, resume=resume, progress=progress)
+    context = stages.Context(task=task, seed=seed, data=data, resume=resume, progress=progress)
     return module.run(source, output, module.Parameters.model_validate(parameters), context)
 
 

@@ -216,6 +216,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         unlabeled=options.unlabeled,
         unlabeled_sha256=sha256_path(Path(options.unlabeled)) if options.unlabeled else None,
         unlabeled_column=options.unlabeled_column,
+        keeps_width=task.KEEPS_WIDTH,
     )
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
     if options.unlabeled and compress.when == "never":
@@ -229,7 +230,9 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "drop_missing": options.drop_missing,
         "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
         "calibration": CALIBRATION_EXAMPLES if trained_labels is not None and needs_calibration else 0,
-        "least_to_split": LEAST_TO_COMPRESS if compress.when == "if a budget asks" and trained_labels else 0,
+        "least_to_split": LEAST_TO_COMPRESS
+        if compress.when == "if a budget asks" and trained_labels is not None
+        else 0,
         "known_labels": trained_labels,
         **task.settings_of(checkpoint),
     }

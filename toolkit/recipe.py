@@ -192,6 +192,7 @@ def compress_plan(
     unlabeled: str | None,
     unlabeled_sha256: str | None,
     unlabeled_column: str | None,
+    keeps_width: bool = False,
 ) -> CompressPlan:
     """The chain as told; if not told, it runs when a budget is not met without it. Raises InputError if it is asked for
     and cannot be done to this architecture."""
@@ -225,6 +226,7 @@ def compress_plan(
         unlabeled_sha256=unlabeled_sha256,
         unlabeled_column=unlabeled_column,
         layers=layer_ladder(known),
+        narrow=[each for each in NARROW if not each.heads] if keeps_width else list(NARROW),
         multiple=multiple,
         distill={"epochs": epochs[0], **learning},
         prune={"epochs": epochs[1], **learning},

@@ -74,8 +74,20 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._previous)
 
 
-def grouped_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> list[list[int]]:
-    """Indices in batches of similar length, in random order: shuffle, sort within windows, shuffle the batches."""
+def grouped_batches(
+    lengths: Sequence[int], size: int, generator: np.random.Generator, together: int = 1
+) -> list[list[int]]:
+    """Indices in batches of similar length, in random order: shuffle, sort within windows, shuffle the batches.
+
+    `together` indices in a row stay in a row.
+    """
+    if together > 1:
+        longest = [max(lengths[start : start + together]) for start in range(0, len(lengths), together)]
+        batches = grouped_batches(longest, max(1, size // together), generator)
+        return [
+            [i for group in batch for i in range(group * together, min((group + 1) * together, len(lengths)))]
+            for batch in batches
+        ]
     order = generator.permutation(len(lengths))
     window = size * 50
     batches = []
@@ -206,6 +218,12 @@ def sampled(examples: Examples, count: int, context: Context) -> Iterator[Batch]
         yield examples.batch(part)
 
 
+def _share(chosen: Sequence[int], process: int, processes: int, together: int) -> list[int]:
+    """One process' part of a batch; never none. `together` indices in a row stay in a row."""
+    groups = [list(chosen[start : start + together]) for start in range(0, len(chosen), together)]
+    return [i for group in groups[process::processes] or groups[:1] for i in group]
+
+
 class Trainer:
     """What one training run holds: model, data, loss, optimizer, accelerator.
 
@@ -290,13 +308,14 @@ class Trainer:
         torch.manual_seed(self.context.seed * 1_000_003 + number)
         generator = np.random.default_rng([self.context.seed, number])
         processes = self.accelerator.num_processes
-        batches = grouped_batches(self.train.lengths, parameters.batch_size * processes, generator)
+        together = self.train.task.GROUP
+        batches = grouped_batches(self.train.lengths, parameters.batch_size * processes, generator, together)
         losses: list[float] = []
         interrupted = False
         warmup = math.ceil(total * parameters.warmup_fraction)
         for index, chosen in enumerate(batches):
             step = first_step + index
-            share = chosen[self.accelerator.process_index :: processes] or chosen[:1]
+            share = _share(chosen, self.accelerator.process_index, processes, together)
             for group in self.optimizer.param_groups:
                 group["lr"] = parameters.learning_rate * learning_rate_factor(step, total, warmup)
             with self.accelerator.autocast():

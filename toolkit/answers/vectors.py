@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.errors import InputError
+
 NEIGHBOURS = 10
 WORST = 20
 _OTHER = 0.999  # a cosine below it is another answer
@@ -35,9 +37,14 @@ def divergence(targets: NDArray[Any], answers: NDArray[Any]) -> float:
 
 
 def imitation(said: Any, targets: Any, temperature: float) -> Any:
-    """One minus the mean cosine as a loss."""
+    """One minus the mean cosine as a loss. Raises InputError if a student's directions have another width."""
     from torch.nn import functional
 
+    if said.shape[1] != targets.shape[1]:
+        raise InputError(
+            f"The student's directions are {said.shape[1]} wide, its teacher's {targets.shape[1]}; they can be "
+            "compared only at one width. Prune layers or the ffn, not heads or the width."
+        )
     return 1 - functional.cosine_similarity(said.float(), targets.float(), dim=1).mean()
 
 

@@ -97,10 +97,11 @@ def load_for_training(
 
 def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> None:
     """Refuse weights that were silently made anew: only the new task's head may be."""
-    body = f"{model.base_model_prefix}."
+    has_head = hasattr(model, model.base_model_prefix)
+    body = f"{model.base_model_prefix}." if has_head else ""
     names = [*loading["missing_keys"], *(str(key[0]) for key in loading["mismatched_keys"])]
     # Poolers come from pre-training objectives that many checkpoints dropped.
-    lost = sorted(name for name in names if name.startswith(body) and ".pooler." not in name)
+    lost = sorted(name for name in names if name.startswith(body) and "pooler." not in name)
     if lost:
         raise InputError(
             f"{checkpoint}: {len(lost)} of the model's weights are missing or have another shape than its config.json "

@@ -65,6 +65,8 @@ class Task(ABC):
     FILES: ClassVar[tuple[str, ...]]  # of a checkpoint or an artifact: what its encoder is made from, the first a must
     INPUT_NAMES: ClassVar[tuple[str, ...]]
     LAZY: ClassVar[bool] = False  # whether encoded examples are too large to be kept, and all alike in size
+    GROUP: ClassVar[int] = 1  # how many examples in a row belong together, in training and in the score
+    KEEPS_WIDTH: ClassVar[bool] = False  # whether a smaller model must be as wide
     Preparation: ClassVar[type[Preparation]] = Preparation
 
     # Data
