@@ -19,6 +19,7 @@ _MODULES = {
     "text-classification": "text_classification",
     "image-classification": "image_classification",
     "token-classification": "token_classification",
+    "sentence-similarity": "sentence_similarity",
 }
 
 
