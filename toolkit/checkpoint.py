@@ -181,7 +181,7 @@ def refuse_code(folder: Path, allowed: bool) -> None:
     config = folder / "config.json"
     if allowed or not config.is_file():
         return
-    if _read_json(config).get("model_type") == modules.MODEL_TYPE:
+    if _read_json(config).get("model_type") == modules.MODEL_TYPE and not modules.is_ours(folder / modules.CODE):
         raise InputError(
             f"{folder} holds Python code ({modules.CODE}) that has to be run to load the model; refused. If you trust "
             "it, add --allow-code."

@@ -153,8 +153,10 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
 
 def model_folder(options: Options, cache: Cache) -> Path:
     """The folder of the model that is named: a folder, a hub id, or FILE.py:FUNCTION. Raises InputError."""
-    if modules.parse(options.model):
-        return modules.imported(options.model, options.weights, cache.folder, options.allow_pickle)
+    own = tasks.get(options.task).NETWORKS.get(options.model) if options.task else None
+    named = f"{own}:build" if own is not None and not Path(options.model).exists() else options.model
+    if modules.parse(named):
+        return modules.imported(named, options.weights, cache.folder, options.allow_pickle)
     if options.weights is not None:
         raise InputError(f"--weights {options.weights} go with a network that is given as FILE.py:FUNCTION.")
     if hub.is_id(options.model):

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit import tasks
 from toolkit.errors import InputError, missing_extra
 from toolkit.storage import publish_folder, sha256_file, sha256_json
 
@@ -33,6 +34,12 @@ def parse(model: str) -> tuple[Path, str] | None:
     if not sign or not path.endswith(".py"):
         return None
     return Path(path), function
+
+
+def is_ours(code: Path) -> bool:
+    """Whether a file is one of the networks that come with the toolkit, unchanged."""
+    own = {sha256_file(path) for task in map(tasks.get, tasks.names()) for path in task.NETWORKS.values()}
+    return code.is_file() and sha256_file(code) in own
 
 
 def imported(model: str, weights: str | None, cache: Path, allow_pickle: bool) -> Path:

@@ -125,8 +125,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:.1f} MB"
+def size_text(size: int | None) -> str:
+    """A size in MB, or in kB where that says nothing."""
+    if size is None:
+        return "-"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def before_and_after(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -139,7 +142,7 @@ def before_and_after(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         after += f" ({speedup:.1f}x faster)"
     return [
         (f"{score['name']} (n={score['examples']})", f"{score['before']:.4f}", f"{score['after']:.4f}"),
-        ("size", _megabytes(size["before_bytes"]), _megabytes(size["after_bytes"])),
+        ("size", size_text(size["before_bytes"]), size_text(size["after_bytes"])),
         ("latency", before, after),
     ]
 
@@ -170,7 +173,7 @@ def _link_row(link: Mapping[str, Any], outcome: str, times: str) -> tuple[str, .
     return (
         link["name"],
         f"{link['parameters'] / 1e6:.2f} M",
-        _megabytes(link["size_bytes"]),
+        size_text(link["size_bytes"]),
         f"{link['score']:.4f}",
         latency,
         outcome,
@@ -197,7 +200,7 @@ def _chain_section(summary: Mapping[str, Any]) -> list[str]:
         return []
     points = [
         (
-            p["name"], _megabytes(p["size_bytes"]),
+            p["name"], size_text(p["size_bytes"]),
             "-" if p["latency_ms"] is None else f"{p['latency_ms']:.2f} ms ({p['latency_kind']})",
             "-" if p["score"] is None else f"{p['score']:.4f}", p["outcome"],
         )
@@ -262,7 +265,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
     """The report page: no script, nothing loaded from anywhere, readable on a phone and in the dark."""
     verdict = '<b class="good">accepted</b>' if summary["accepted"] else '<b class="bad">refused by the gates</b>'
     candidates = [
-        (c["name"], _megabytes(c["size_bytes"]), score_text(c), latency_text(c["latency"]), c["outcome"])
+        (c["name"], size_text(c["size_bytes"]), score_text(c), latency_text(c["latency"]), c["outcome"])
         for c in summary["candidates"]
     ]
     verdicts = [
@@ -273,7 +276,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
     stages = [
         (
             r["title"], "from the cache" if r["cached"] else f"{r['seconds']:.1f} s",
-            _megabytes(r["peak_rss_bytes"]), r["reason"],
+            size_text(r["peak_rss_bytes"]), r["reason"],
         )
         for r in receipts
     ]  # fmt: skip

@@ -153,7 +153,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         [
             (
                 c["name"],
-                f"{c['size_bytes'] / 1e6:.1f} MB" if c["size_bytes"] else "-",
+                report.size_text(c["size_bytes"]),
                 report.score_text(c),
                 report.latency_text(c["latency"]),
                 c["outcome"],

@@ -67,6 +67,7 @@ class Task(ABC):
     LAZY: ClassVar[bool] = False  # whether encoded examples are too large to be kept, and all alike in size
     GROUP: ClassVar[int] = 1  # how many examples in a row belong together, in training and in the score
     KEEPS_WIDTH: ClassVar[bool] = False  # whether a smaller model must be as wide
+    NETWORKS: ClassVar[Mapping[str, Path]] = {}  # networks that come with the toolkit: name → file with `build`
     Preparation: ClassVar[type[Preparation]] = Preparation
 
     # Data
