@@ -20,6 +20,7 @@ _MODULES = {
     "image-classification": "image_classification",
     "token-classification": "token_classification",
     "sentence-similarity": "sentence_similarity",
+    "tabular": "tabular",
 }
 
 
