@@ -59,6 +59,8 @@ class Options:
     epochs: int = 3
     learning_rate: float = 1e-4
     batch_size: int = 32
+    adapt: str = "full"  # which weights fine-tuning changes (`toolkit.adapters`)
+    rank: int = 8
     options: Mapping[str, Any] = field(default_factory=dict)  # the task's own
     min_score: str = "99%"
     max_latency_ms: float | None = None
@@ -201,6 +203,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         # Depthwise convolutions in bf16 take longer than in float32, on CPUs that have its arithmetic too.
         "bf16": bf16_pays() and not task.is_convolutional(checkpoint),
         "tensorboard": options.tensorboard,
+        **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
     budgets = recipe.Budgets(

@@ -229,7 +229,7 @@ class Trainer:
 
     `score` takes the answers to the whole validation split in its order; `divergence`, if given, too: how far they are
     from the teachers'. `beside` is a module that the loss uses and that learns along, but is no part of the model and
-    is not written.
+    is not written. `save` writes the best epoch; None: as the model itself does.
     """
 
     def __init__(
@@ -244,6 +244,7 @@ class Trainer:
         score: Callable[[Any], float],
         divergence: Callable[[Any], float] | None = None,
         beside: Any = None,
+        save: Callable[[Any, Path], None] | None = None,
     ) -> None:
         import torch
         from accelerate import Accelerator
@@ -251,6 +252,7 @@ class Trainer:
         self.torch, self.parameters, self.context = torch, parameters, context
         self.train, self.validation, self.loss = train, validation, loss
         self.score, self.divergence = score, divergence
+        self.save = save or (lambda model, folder: model.save_pretrained(folder))
         # The loop below draws every epoch's batches from its seed and hands each process its share; Accelerate
         # places the model, wraps it for several devices and reduces gradients and scores.
         self.accelerator = Accelerator(mixed_precision="bf16" if parameters.bf16 else "no")
@@ -353,7 +355,7 @@ class Trainer:
                     best_folder = output / "best"
                 if first:
                     with publish_folder(best_folder, replace=True) as aside:
-                        self.raw.save_pretrained(aside)
+                        self.save(self.raw, aside)
             if writer is not None:
                 writer.add_scalar("train/loss", loss, progress.epoch)
                 writer.add_scalar("validation/score", score, progress.epoch)
@@ -449,6 +451,7 @@ def fit(
     divergence: Callable[[Any], float] | None = None,
     files: Path | None = None,
     beside: Any = None,
+    save: Callable[[Any, Path], None] | None = None,
 ) -> dict[str, Any]:
     """Train `model` and write the epoch that was best on the validation split to `output`; with what the encoder of the
     checkpoint `files` is made from, if one is given. `Trainer` explains the rest. What was done, for the receipt."""
@@ -465,6 +468,7 @@ def fit(
         score=lambda answers: float(task.metrics(answers, validation.examples, labels)["score"]),
         divergence=divergence,
         beside=beside,
+        save=save,
     )
     report = trainer.run(output, stop)
     if files is not None and trainer.accelerator.is_main_process:

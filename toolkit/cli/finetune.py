@@ -38,5 +38,10 @@ def command(output_folder: str, as_json: bool, **given: Any) -> None:
             f"{result['output']}: validation score {result['validation_score']:.4f} after epoch {result['best_epoch']} "
             f"of {result['epochs_run']}."
         )
+        if result["trainable"] < result["parameters"]:
+            click.echo(
+                f"{result['trainable'] / 1e6:.3f} of {result['parameters'] / 1e6:.1f} million weights learned "
+                f"({result['trainable'] / result['parameters']:.2%})."
+            )
         if result["interrupted"]:
             click.echo("Interrupted: the same command with --overwrite goes on after the last whole epoch.")

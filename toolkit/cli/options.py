@@ -141,7 +141,19 @@ def training(*, epochs: int, learning_rate: float, least_epochs: int = 1, help: 
     return decorate
 
 
-training_options = training(epochs=3, learning_rate=1e-4)  # of fine-tuning
+def training_options(function: F) -> F:
+    """What every verb that fine-tunes takes."""
+    for option in reversed(
+        [
+            click.option(
+                "--adapt", type=click.Choice(["full", "frozen", "lora", "ia3"]), default="full", show_default=True,
+                help="Which weights learn: all, the head, or an adapter that is merged in the end.",
+            ),
+            click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of lora."),
+        ]
+    ):  # fmt: skip
+        function = option(function)
+    return training(epochs=3, learning_rate=1e-4)(function)
 
 
 def unlabeled_options(function: F) -> F:

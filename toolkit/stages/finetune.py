@@ -1,19 +1,27 @@
-"""`finetune`: all weights of a checkpoint on the task's own data, by the loop of `toolkit.training`."""
+"""`finetune`: a checkpoint learns the task's own data, by the loop of `toolkit.training`: all of its weights, or few of
+them (`toolkit.adapters`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from toolkit import training
+from pydantic import Field
+
+from toolkit import adapters, training
 from toolkit.stages import Context
 
-VERSION = 3
-LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+VERSION = 4
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers")
 
 
 class Parameters(training.Hyperparameters):
-    """Hyperparameters of the loop; fine-tuning has none of its own."""
+    """Hyperparameters of the loop, and which weights learn."""
+
+    adapt: adapters.Method = "full"
+    rank: int = Field(8, ge=1, description="Of `lora`: the width of its matrices")
+    alpha: int = Field(16, ge=1, description="Of `lora`: their product is multiplied by alpha / rank")
+    adapter_dropout: float = Field(0.0, ge=0, lt=1)
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -34,7 +42,16 @@ def _run(
     names = input_names(model, task)
     encoder = task.encoder(source, parameters.encoding, inputs=names)
     train = training.encode(task, context.data, "train", encoder, names)
-    return training.fit(
+    model = adapters.adapt(
+        model, parameters.adapt, rank=parameters.rank, alpha=parameters.alpha, dropout=parameters.adapter_dropout
+    )
+    counted = adapters.shares(model)
+    merger = None
+    if adapters.is_adapted(model):
+        merger = adapters.Merger(training.encode(task, context.data, "validation", encoder, names))
+    report = training.fit(
         model, parameters, context, stop, output,
         labels=labels, train=train, loss=training.from_labels(task), files=source,
+        save=merger.save if merger else None,
     )  # fmt: skip
+    return {**report, **counted, **(merger.as_dict() if merger else {})}
