@@ -270,8 +270,8 @@ def test_verbs_work_on_what_finetune_wrote(folder: Path, tmp_path: Path) -> None
     )  # fmt: skip
     assert tuned.returncode == 0, tuned.stderr
     done = run_toolkit(
-        "quantize", tmp_path / "tuned", "--allow-code", "--task", TASK.NAME, "--data", folder, "--engine",
-        "onnxruntime", "--method", "static-int8", "--sensitivity", "-o", tmp_path / "int8", "--json",
+        "quantize", tmp_path / "tuned", "--allow-code", "--data", folder, "--engine", "onnxruntime",
+        "--method", "static-int8", "--sensitivity", "-o", tmp_path / "int8", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     layers = {row["layer"] for row in json.loads(done.stdout)["sensitivity"]["layers"]}

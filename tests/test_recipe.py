@@ -149,3 +149,20 @@ def test_unlabeled_texts_that_nothing_would_read_are_refused(model: Path, data: 
     texts.write_text("a film\n", encoding="utf-8")
     with pytest.raises(InputError, match="nothing learns from it here"):
         plan(model, data, unlabeled=str(texts))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("BertForSequenceClassification", "text-classification"),
+        ("BertForTokenClassification", "token-classification"),
+        ("ResNetForImageClassification", "image-classification"),
+        ("BertModel", "text-classification"),
+    ],
+)
+def test_a_checkpoint_says_its_task_unless_it_is_named(architecture: str, task: str, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", architectures=[architecture])
+    assert task == conversion.task_of(str(folder), None).NAME
+    assert conversion.task_of(str(folder), "sentence-similarity").NAME == "sentence-similarity"
+    with pytest.raises(InputError, match="Unknown task 'poetry'; known: text-classification, image-classification"):
+        conversion.task_of(str(folder), "poetry")

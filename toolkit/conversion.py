@@ -136,7 +136,7 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         raise InputError("Name a model: a Hugging Face folder or `demo`; or a recipe with --recipe.")
     if options.data is None:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
-    task = _task(options)
+    task = task_of(options.model, options.task)
     task.check_data(Path(options.data))
     if options.unlabeled:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
@@ -168,11 +168,11 @@ def model_folder(options: Options, cache: Cache) -> Path:
     return checkpoints.from_pickle(folder, cache.folder) if options.allow_pickle else folder
 
 
-def _task(options: Options) -> Task:
-    """The task that is named, or that a local checkpoint was trained for. Raises InputError."""
-    config = Path(options.model) / "config.json"
-    if options.task or not config.is_file():
-        return tasks.get(options.task or DEFAULT_TASK)
+def task_of(model: str, named: str | None) -> Task:
+    """The task that is named, or that the local checkpoint or artifact `model` was trained for. Raises InputError."""
+    config = Path(model) / "config.json"
+    if named or not config.is_file():
+        return tasks.get(named or DEFAULT_TASK)
     return tasks.of(checkpoints.check_folder(config.parent))
 
 

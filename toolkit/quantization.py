@@ -293,7 +293,7 @@ def quantize(
     given = conversion.options(**options)
     check_output(Path(output), given.overwrite, RECEIPT)
     cache = open_cache(Path(given.cache_dir) if given.cache_dir else None)
-    task = tasks.get(given.task or conversion.DEFAULT_TASK)
+    task = conversion.task_of(model, given.task)
     folder, engine = _checked(model, task, wanted, given, cache)
     runner = Runner(cache, task.NAME, given.seed, reporter or Silent(), given.force)
     with around(runner), runner.warmed():

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, quantization, stages, tasks
+from toolkit import architecture, conversion, quantization, stages
 from toolkit import checkpoint as checkpoints
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
@@ -96,10 +96,10 @@ def _plan(output: str, options: Mapping[str, Any]) -> conversion.Plan:
 def _trained(folder: Path, task: str | None, allow_code: bool) -> Checkpoint:
     """The checkpoint in a folder. Raises InputError if it was not trained for the task, or has to run code."""
     checkpoints.refuse_code(folder, allow_code)
-    found = checkpoints.inspect(folder, tasks.get(task or conversion.DEFAULT_TASK))
+    wanted = conversion.task_of(str(folder), task)
+    found = checkpoints.inspect(folder, wanted)
     if found.labels is None:
-        wanted = task or conversion.DEFAULT_TASK
-        raise InputError(f"{folder} is not trained for {wanted}; fine-tune it first with `toolkit finetune`.")
+        raise InputError(f"{folder} is not trained for {wanted.NAME}; fine-tune it first with `toolkit finetune`.")
     return found
 
 
@@ -272,7 +272,7 @@ def export(
     *,
     engine: str,
     lengths: list[int],
-    task: str = "text-classification",
+    task: str | None = None,
     opset: int | None = None,
     cache_dir: str | None = None,
     overwrite: bool = False,
@@ -292,7 +292,8 @@ def export(
         parameters["lengths"] = sorted(set(lengths))
     else:
         parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
-    runner = Runner(open_cache(Path(cache_dir) if cache_dir else None), task, 0, reporter or Silent())
+    wanted = conversion.task_of(model, task)
+    runner = Runner(open_cache(Path(cache_dir) if cache_dir else None), wanted.NAME, 0, reporter or Silent())
     finished = runner.run(
         "export", checkpoint.folder, parameters, title=f"export for {engine}", reason="asked for",
         inputs={"source": checkpoint.sha256},

@@ -17,7 +17,7 @@ from toolkit.cli import options, output
 @click.option("--opset", type=click.IntRange(min=18), help="ONNX opset.")
 @click.option("--cache-dir", metavar="FOLDER", help="Stage cache.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--task", default="text-classification", show_default=True, help="What the model does.")
+@click.option("--task", metavar="NAME", help="What the model does.  [default: what it was trained for]")
 @click.option("--allow-code", is_flag=True, help="Run the Python code that a model folder brings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, output_folder: str, lengths: str, as_json: bool, **given: Any) -> None:
