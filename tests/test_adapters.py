@@ -75,6 +75,11 @@ def test_an_adapter_learns_and_a_kill_costs_nothing(train: Train, tmp_path: Path
     assert resumed["history"] == report["history"]
 
 
+def test_a_merge_is_proved_in_float32_though_training_was_not(train: Train) -> None:
+    _, report = train("lora", epochs=1, bf16=True)
+    assert report["bf16"] and report["merge"]["answer_difference"] < 1e-4
+
+
 # Merges
 
 
