@@ -15,6 +15,7 @@ import pytest
 from tests.stage_runs import KilledError, digest, kill_at, run_stage, saved, weights
 from toolkit import conversion, training
 from toolkit.devices import local
+from toolkit.errors import InputError
 from toolkit.training import grouped_batches, learning_rate_factor
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
@@ -257,3 +258,93 @@ def test_tensorboard_gets_loss_and_score(train: Train, tmp_path: Path) -> None:
     assert set(logs.Tags()["scalars"]) == {"train/loss", "validation/score"}
     written = [event.value for event in logs.Scalars("validation/score")]
     assert written == pytest.approx([entry["validation_score"] for entry in report["history"]])
+
+
+def test_layers_learn_at_falling_rates() -> None:
+    names = [
+        "bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.dense.weight",
+        "bert.encoder.layer.1.output.dense.weight", "bert.pooler.dense.weight", "classifier.weight",
+    ]  # fmt: skip
+    assert list(training.rate_shares(names, 0.5).values()) == [0.125, 0.25, 0.5, 1.0, 1.0]
+    assert set(training.rate_shares(names, 1.0).values()) == {1.0}
+    assert set(training.rate_shares(["a.weight", "b.bias"], 0.5).values()) == {1.0}
+
+
+def test_a_low_layer_moves_less_if_rates_decay(train: Train, encoder: Path) -> None:
+    from safetensors.numpy import load_file
+
+    def moved(folder: Path, layer: int) -> float:
+        name = f"encoder.layer.{layer}.output.dense.weight"
+        before = load_file(encoder / "model.safetensors")[name]
+        return float(np.abs(load_file(folder / "model.safetensors")[f"bert.{name}"] - before).mean())
+
+    even, falling = (train(epochs=1, layer_decay=decay)[0] for decay in (1.0, 0.1))
+    assert moved(falling, 0) < 0.2 * moved(even, 0)
+    assert moved(falling, 0) < 0.2 * moved(falling, 1)
+
+
+def test_gradients_of_several_batches_make_one_step(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    steps: list[int] = []
+    plain = torch.optim.AdamW.step
+
+    def counted(self: Any, *given: Any, **options: Any) -> Any:
+        steps.append(1)
+        return plain(self, *given, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    _, report = train(epochs=1, batch_size=8, accumulate=4)
+    assert report["history"][0]["steps"] == 27
+    assert len(steps) == 7  # six times four batches, and the three that are left
+
+
+def test_balanced_weights_let_every_class_count_as_much(prepared: Path, encoder: Path) -> None:
+    import torch
+
+    from toolkit import tasks
+    from toolkit.tasks.task import Example
+
+    task = tasks.get("text-classification")
+    examples = training.Examples(
+        task,
+        task.encoder(encoder, {"max_length": 16}),
+        [Example("a", 0)] * 9 + [Example("b", 1), Example("c", None)],
+        (),
+    )
+    weights = training.balanced_weights(examples, 2)
+    assert weights.tolist() == pytest.approx([10 / 18, 5.0])
+    labels = torch.tensor([0] * 9 + [1])
+    answers = torch.zeros(10, 2)
+    answers[:, 0] = 2.0  # always the frequent class
+    plain, balanced = (float(task.loss(answers, labels, weights=given)) for given in (None, weights))
+    assert balanced == pytest.approx((0.126928 + 2.126928) / 2, abs=1e-4)
+    assert plain < 0.4 < balanced
+
+
+def test_smoothing_bounds_certainty() -> None:
+    import torch
+
+    from toolkit import tasks
+
+    task = tasks.get("text-classification")
+    labels = torch.tensor([0])
+    sure = torch.tensor([[20.0, 0.0]])
+    assert float(task.loss(sure, labels)) < 1e-6
+    assert float(task.loss(sure, labels, smoothing=0.1)) == pytest.approx(0.05 * 20, abs=1e-3)
+
+
+def test_further_parameters_are_checked_beforehand(encoder: Path, few: Path, tmp_path: Path) -> None:
+    def plan(**given: Any) -> Any:
+        return conversion.plan(
+            conversion.options(
+                model=str(encoder), data=str(few), target="raspberry-pi-5", output=str(tmp_path / "o"), training=given
+            )
+        )
+
+    found = plan(label_smoothing=0.1, layer_decay=0.9).recipe.finetune.parameters
+    assert found is not None and found["label_smoothing"] == 0.1 and found["layer_decay"] == 0.9
+    with pytest.raises(InputError, match="Fine-tuning has no parameter 'smoothing'; it has: accumulate, adapt"):
+        plan(smoothing=0.1)
+    with pytest.raises(InputError, match="--training label_smoothing: Input should be less than 1"):
+        plan(label_smoothing=2)

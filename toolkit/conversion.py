@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 import toolkit
 from toolkit import bundle as bundles
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
-from toolkit import demo, hub, modules, recipe, report, search, tasks
+from toolkit import demo, hub, modules, recipe, report, search, stages, tasks
 from toolkit import target as targets
 from toolkit.bundle import Bundle
 from toolkit.cache import Cache, open_cache
@@ -61,6 +62,7 @@ class Options:
     batch_size: int = 32
     adapt: str = "full"  # which weights fine-tuning changes (`toolkit.adapters`)
     rank: int = 8
+    training: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the stage finetune
     options: Mapping[str, Any] = field(default_factory=dict)  # the task's own
     min_score: str = "99%"
     max_latency_ms: float | None = None
@@ -84,7 +86,9 @@ def options(**given: Any) -> Options:
     known = {field.name for field in fields(Options)}
     own = {name: value for name, value in given.items() if name not in known | {"option"} and value is not None}
     own |= dict(given.get("option") or ())
-    return Options(**{name: value for name, value in given.items() if name in known}, options=own)
+    fitting = {name: value for name, value in given.items() if name in known}
+    fitting["training"] = dict(fitting.get("training") or ())
+    return Options(**fitting, options=own)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,21 @@ def bf16_pays() -> bool:
     return "avx512_bf16" in local.isa() or "amx_bf16" in local.isa()
 
 
+def _further(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
+    model = stages.get("finetune").Parameters
+    known = [name for name in model.model_fields if name not in ("encoding", "tensorboard")]
+    for name in given:
+        if name not in known:
+            raise InputError(f"Fine-tuning has no parameter '{name}'; it has: {', '.join(sorted(known))}.")
+    try:
+        model.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--training {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    return dict(given)
+
+
 def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
     """The recipe that options, checkpoint and target lead to."""
     hyperparameters = {
@@ -205,6 +224,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "tensorboard": options.tensorboard,
         **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
+    hyperparameters |= _further(options.training)
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
     budgets = recipe.Budgets(
         min_score=options.min_score,

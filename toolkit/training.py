@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,8 @@ class Hyperparameters(BaseModel):
     )
     give_up_below: float | None = Field(None, description="Stop if no epoch's validation score reaches this")
     bf16: bool = False
+    accumulate: int = Field(1, ge=1, description="Batches per step of the optimizer")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Each layer learns at this share of the rate of the next")
     encoding: dict[str, Any] = Field({}, description="Settings of the task's encoder")
     tensorboard: str | None = None
 
@@ -102,6 +105,23 @@ def learning_rate_factor(step: int, total: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (total - step) / max(1, total - warmup))
+
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|stages|blocks|features)\.(\d+)\.")
+
+
+def rate_shares(names: Sequence[str], decay: float) -> dict[str, float]:
+    """The share of the learning rate at which each weight learns (Howard and Ruder, 2018): 1 for the head, `decay` for
+    the last layer of the body, its square for the one before, and so on; the embeddings least."""
+    layers = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
+    deepest = max(layers.values(), default=-1)
+    if decay == 1.0 or deepest < 0:
+        return dict.fromkeys(names, 1.0)
+    powers = {
+        name: deepest + 1 - layers[name] if name in layers else deepest + 2 if "embedding" in name.lower() else 0
+        for name in names
+    }
+    return {name: decay**power for name, power in powers.items()}
 
 
 @dataclass
@@ -261,13 +281,16 @@ class Trainer:
         if beside is not None:
             beside.to(self.accelerator.device)
             trained |= {f"beside/{name}": p for name, p in beside.named_parameters()}
-        # Biases and norms are not decayed.
-        decayed = [name for name, p in trained.items() if p.ndim > 1]
-        others = [name for name, p in trained.items() if p.ndim <= 1]
-        self.optimized = decayed + others  # the optimizer's order
+        grouped: dict[tuple[float, float], list[str]] = {}
+        shares = rate_shares(list(trained), parameters.layer_decay)
+        for name, parameter in trained.items():
+            decay = parameters.weight_decay if parameter.ndim > 1 else 0.0  # biases and norms are not decayed
+            grouped.setdefault((decay, shares[name]), []).append(name)
+        ordered = sorted(grouped, key=lambda kind: (-kind[0], -kind[1]))
+        self.optimized = [name for kind in ordered for name in grouped[kind]]  # the optimizer's order
         groups = [
-            {"params": [trained[name] for name in decayed], "weight_decay": parameters.weight_decay},
-            {"params": [trained[name] for name in others], "weight_decay": 0.0},
+            {"params": [trained[name] for name in grouped[decay, share]], "weight_decay": decay, "share": share}
+            for decay, share in ordered
         ]
         optimizer = torch.optim.AdamW(groups, lr=parameters.learning_rate)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -319,13 +342,14 @@ class Trainer:
             step = first_step + index
             share = _share(chosen, self.accelerator.process_index, processes, together)
             for group in self.optimizer.param_groups:
-                group["lr"] = parameters.learning_rate * learning_rate_factor(step, total, warmup)
+                group["lr"] = parameters.learning_rate * group["share"] * learning_rate_factor(step, total, warmup)
             with self.accelerator.autocast():
                 loss = self.loss(self.model, self.train.batch(share, self.accelerator.device))
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.model.parameters(), parameters.max_gradient_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self.accelerator.backward(loss / parameters.accumulate)
+            if (index + 1) % parameters.accumulate == 0 or index + 1 == len(batches):
+                self.accelerator.clip_grad_norm_(self.model.parameters(), parameters.max_gradient_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
             losses.append(float(loss.detach()))
             text = f"epoch {number + 1} of {parameters.epochs}, loss {np.mean(losses[-50:]):.3f}"
             self.context.progress(step + 1, total, text)
@@ -476,6 +500,22 @@ def fit(
     return report
 
 
-def from_labels(task: Task) -> Loss:
-    """The task's own loss to the labels."""
-    return lambda model, batch: task.loss(answer(task, model, batch)[0], batch.labels)
+def from_labels(task: Task, *, weights: Any = None, smoothing: float = 0.0) -> Loss:
+    """The task's own loss to the labels; see `Task.loss`."""
+
+    def loss(model: Any, batch: Batch) -> Any:
+        own = None if weights is None else weights.to(batch.labels.device)
+        return task.loss(answer(task, model, batch)[0], batch.labels, weights=own, smoothing=smoothing)
+
+    return loss
+
+
+def balanced_weights(examples: Examples, classes: int) -> Any:
+    """float32[classes]: how much each class must count for all of them to count as much together; 1 on average over the
+    rows."""
+    import torch
+
+    labels = np.concatenate(examples.labels)
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    weights = counts.sum() / (classes * np.maximum(counts, 1))
+    return torch.from_numpy(weights.astype(np.float32))

@@ -150,6 +150,7 @@ def training_options(function: F) -> F:
                 help="Which weights learn: all, the head, or an adapter that is merged in the end.",
             ),
             click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of lora."),
+            click.option("--training", multiple=True, type=Setting(), help="Another one: docs/verbs/finetune.md."),
         ]
     ):  # fmt: skip
         function = option(function)

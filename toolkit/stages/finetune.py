@@ -22,6 +22,8 @@ class Parameters(training.Hyperparameters):
     rank: int = Field(8, ge=1, description="Of `lora`: the width of its matrices")
     alpha: int = Field(16, ge=1, description="Of `lora`: their product is multiplied by alpha / rank")
     adapter_dropout: float = Field(0.0, ge=0, lt=1)
+    balanced: bool = Field(False, description="Whether rare classes count as much as frequent ones")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -49,9 +51,11 @@ def _run(
     merger = None
     if adapters.is_adapted(model):
         merger = adapters.Merger(training.encode(task, context.data, "validation", encoder, names))
+    weights = training.balanced_weights(train, len(labels)) if parameters.balanced else None
+    loss = training.from_labels(task, weights=weights, smoothing=parameters.label_smoothing)
     report = training.fit(
         model, parameters, context, stop, output,
-        labels=labels, train=train, loss=training.from_labels(task), files=source,
+        labels=labels, train=train, loss=loss, files=source,
         save=merger.save if merger else None,
     )  # fmt: skip
     return {**report, **counted, **(merger.as_dict() if merger else {})}

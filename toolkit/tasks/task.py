@@ -232,13 +232,16 @@ class Task(ABC):
         """What each row is about, in words."""
         return [str(example.input) for example in examples]
 
-    def loss(self, answers: Any, labels: Any) -> Any:
-        """How wrong rows of answers are, a scalar tensor; rows whose label is -1 do not count."""
+    def loss(self, answers: Any, labels: Any, *, weights: Any = None, smoothing: float = 0.0) -> Any:
+        """How wrong rows of answers are, a scalar tensor; rows whose label is -1 do not count. `weights` float[classes]
+        say how much each class counts, `smoothing` is the share of certainty that goes to all classes alike."""
         from torch.nn import functional
 
         if not bool((labels >= 0).any()):
             return answers.sum() * 0
-        return functional.cross_entropy(answers.float(), labels, ignore_index=-1)
+        return functional.cross_entropy(
+            answers.float(), labels, weight=weights, ignore_index=-1, label_smoothing=smoothing
+        )
 
     @abstractmethod
     def metrics(self, answers: NDArray[Any], examples: Sequence[Example], names: Sequence[str]) -> dict[str, Any]:
