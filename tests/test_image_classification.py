@@ -116,6 +116,21 @@ def test_copies_are_dropped_and_so_is_what_has_two_labels(folder: Path, source: 
     assert report["used"] == 3 * EACH - 1
 
 
+def test_prepared_images_outlive_the_users_files(folder: Path, source: Path, tmp_path: Path) -> None:
+    """A cached preparation serves the same images from another place, or after they have been moved."""
+    import shutil
+
+    data = tmp_path / "images"
+    shutil.copytree(folder, data)
+    prepare(source, data, tmp_path / "prepared")
+    before = shown(tmp_path / "prepared")
+    shutil.rmtree(data)
+    assert shown(tmp_path / "prepared") == before
+    prepare(source, folder, tmp_path / "again")
+    names = ("train.jsonl", "validation.jsonl", "eval.jsonl", "report.json")
+    assert all((tmp_path / "prepared" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+
+
 # What is refused
 
 

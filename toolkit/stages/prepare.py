@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from toolkit import tasks
 from toolkit.stages import Context
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("datasets", "tokenizers")
 
 

@@ -103,13 +103,7 @@ class ImageClassification(Task):
         return self.write_prepared(output, split(examples, names, parameters, context.seed), names, report)
 
     def read_examples(self, folder: Path, split: str) -> list[Example]:
-        return [
-            Example(
-                str(folder / each.input) if each.input.startswith(f"{image_sources.STORED}/") else each.input,
-                each.label,
-            )
-            for each in super().read_examples(folder, split)
-        ]
+        return [Example(str(folder / each.input), each.label) for each in super().read_examples(folder, split)]
 
     def unlabeled(self, path: Path, column: str | None) -> Iterator[Any]:
         if path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from toolkit.runtime import image
 
 COLUMNS = ("image", "path", "file", "filename", "file_name", "image_path", "filepath")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-STORED = "images"  # folder of the prepared data, for images that are no files of the user's
+STORED = "images"  # folder of the prepared data
 _BYTES = 0x08  # the type byte of IDX files whose values are bytes
 _STARTS = {
     b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp", b"II*\0": ".tiff", b"MM\0*": ".tiff"
@@ -172,11 +173,13 @@ def usable(found: Sequence[Found], skip_corrupt: bool, dropped: data.Dropped, pa
 
 
 def store(each: Found, output: Path, number: int) -> str:
-    """Where the prepared data finds an image: its own file, or one that is written here."""
-    if each.path is not None:
-        return str(each.path)
+    """Write an image into the prepared data, which then holds whatever becomes of the user's files; its name there."""
     folder = output / STORED
     folder.mkdir(exist_ok=True)
+    if each.path is not None:
+        name = f"{STORED}/{number:06d}{each.path.suffix.lower()}"
+        shutil.copyfile(each.path, output / name)
+        return name
     content = each.content
     if isinstance(content, bytes):
         name = f"{STORED}/{number:06d}{_suffix(content)}"
