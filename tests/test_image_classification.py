@@ -296,3 +296,68 @@ def test_verbs_work_on_what_finetune_wrote(folder: Path, tmp_path: Path) -> None
     encoder = TASK.encoder(tmp_path / "int8", {})
     answers = engine.run(encoder(pattern("waves", np.random.default_rng(5))))["output"]
     assert answers.shape == (1, 3)
+
+
+@pytest.fixture(scope="module")
+def untrained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with a head for the classes, as `finetune` writes one."""
+    from toolkit import modules, network
+
+    work = tmp_path_factory.mktemp("untrained")
+    spec = {"resize": {"height": 24, "width": 24}, "channels": 1}
+    code = modules.imported(f"{network_file(work)}:build", None, work / "cache", False)
+    (work / "model").mkdir()
+    network.load(code, TASK, list(CLASSES), spec).save_pretrained(work / "model")
+    (work / "model" / "preprocessor.json").write_text(json.dumps(spec))
+    return work / "model"
+
+
+@pytest.mark.parametrize(
+    ("engine", "method"),
+    [
+        *(("onnxruntime", method) for method in ("dynamic-int8", "static-int8", "weight-int8", "fp16", "bf16")),
+        *(("litert", method) for method in ("dynamic-int8", "static-int8", "weight-int8", "fp16")),
+        *(("tensorrt", method) for method in ("static-int8", "weight-int8", "fp16", "bf16")),
+    ],
+)
+def test_networks_are_quantized_by_every_method(
+    engine: str, method: str, untrained: Path, folder: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from toolkit import steps
+    from toolkit.engines.torch import load_model
+
+    options = {"data": str(folder), "allow_code": True}
+    report = steps.quantize(str(untrained), str(tmp_path / "out"), method=method, engine=engine, options=options)
+    assert report["size_after_bytes"] < report["size_before_bytes"]
+    artifact = json.loads((tmp_path / "out" / "artifact.json").read_text())
+    runs = engines.get("onnxruntime" if engine == "tensorrt" else engine).load(tmp_path / "out" / artifact["path"])
+    inputs = TASK.encoder(tmp_path / "out", {}, inputs=[artifact["inputs"][0]["name"]])(
+        pattern("dots", np.random.default_rng(3))
+    )
+    (said,) = runs.run(inputs).values()
+    images = torch.from_numpy(next(iter(inputs.values())))
+    with torch.inference_mode():
+        wanted = load_model(untrained, TASK)(pixel_values=images).numpy()
+    assert said == pytest.approx(wanted, abs=0.02)
+
+
+def test_linear_layers_beside_convolutions_can_be_balanced(untrained: Path, folder: Path, tmp_path: Path) -> None:
+    from toolkit import steps
+
+    options = {"data": str(folder), "allow_code": True}
+    report = steps.quantize(
+        str(untrained), str(tmp_path / "out"), method="static-int8", engine="onnxruntime", balance=0.7, options=options
+    )
+    assert report["size_after_bytes"] < report["size_before_bytes"]
+
+
+def test_one_network_learns_from_another(untrained: Path, folder: Path, tmp_path: Path) -> None:
+    from toolkit import steps
+
+    options = {"model": str(untrained), "data": str(folder), "allow_code": True}
+    report = steps.distill(str(tmp_path / "student"), options, student=str(untrained), parameters={"epochs": 1})
+    assert report["history"][0]["validation_divergence"] < 0.01  # it began as its teacher
+    with pytest.raises(InputError, match="need models whose layers are known"):
+        steps.distill(str(tmp_path / "no"), options, student=str(untrained), hidden=1.0)

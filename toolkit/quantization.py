@@ -142,7 +142,7 @@ class Line:
         parameters: dict[str, Any] = {"format": form}
         if form == "litert":
             found = self.data.report["lengths"] if self.data else DEFAULT_LENGTHS
-            parameters["lengths"] = sorted(set(self.wanted.lengths or found))
+            parameters["lengths"] = sorted(set(self.wanted.lengths or found or ())) or None
         else:
             parameters |= {"ort_fusions": engine == "onnxruntime", "opset": self.wanted.opset}
         finished = self.runner.run(

@@ -210,10 +210,13 @@ def distill(
     chain = _chain(made, reporter)
     made.task.fits(source, chain.data.report["encoding"], f"--student {student}")
     depth = len(shape.get("layers") or range(source.layers))
-    layer_map = {mine: architecture.matching(mine, depth, teacher.layers) for mine in range(depth + 1)}
-    given = {**(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
+    layer_map: dict[int, int] = {}
     if hidden or attention:
-        given["layer_map"] = layer_map
+        if not depth or not teacher.layers:
+            raise InputError("--hidden-weight and --attention-weight need models whose layers are known.")
+        layer_map = {mine: architecture.matching(mine, depth, teacher.layers) for mine in range(depth + 1)}
+    given = {**(parameters or {}), **shape, "hidden_weight": hidden, "attention_weight": attention}
+    given |= {"layer_map": layer_map} if layer_map else {}
     text_file, texts_sha256 = _text_file(unlabeled, unlabeled_column)
     with around(chain.runner), chain.runner.warmed():
         teaching = [

@@ -49,9 +49,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     """Export the float model to `output/model.tflite` and describe it."""
     from toolkit.engines.torch import input_names, load_model
 
-    lengths = parameters.lengths or [None]
-    steps = len(lengths) + 3
-    context.progress(0, steps, "loading litert-torch")
+    context.progress(0, 1, "loading litert-torch")
     logging.getLogger().setLevel(logging.ERROR)
     try:
         import litert_torch
@@ -67,6 +65,9 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     model = load_model(checkpoint, task)
     add_padding_mask_once(model)
     encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
+    has_length = any("length" in shape for shape in encoder.axes().values())
+    lengths = (parameters.lengths if has_length else None) or [None]
+    steps = len(lengths) + 3
 
     module = traceable(model, task, list(encoder.axes()))
     converter: Any = litert_torch

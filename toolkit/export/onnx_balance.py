@@ -29,7 +29,7 @@ def balance(model: Any, layers: Sequence[Layer], inputs: Sequence[Arrays], alpha
     import onnx
     from onnx import helper
 
-    linear = [layer for layer in layers if not layer.is_table]
+    linear = [layer for layer in layers if not layer.is_table and not layer.is_convolution]
     readers: dict[str, list[Layer]] = {}
     for layer in linear:
         readers.setdefault(layer.activation, []).append(layer)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import InputError
+from toolkit.runtime.encoder import read_spec
 from toolkit.runtime.image import ImageEncoder
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Classifier
@@ -20,12 +19,7 @@ class ImageClassifier(Classifier):
     """
 
     def make_encoder(self, manifest: Manifest) -> ImageEncoder:
-        path = manifest.path(str(manifest.data["preprocessing"]["path"]))
-        try:
-            spec = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} cannot be read as JSON: {error}") from error
-        return ImageEncoder(spec, str(manifest.data["artifact"]["inputs"][0]["name"]))
+        return ImageEncoder(read_spec(manifest.preprocessing_file), manifest.input_name)
 
     def read(self, recorded: Any, folder: Path) -> Any:
         return folder / recorded["file"] if "file" in recorded else recorded["path"]

@@ -63,6 +63,16 @@ class Manifest:
     def artifact(self) -> Path:
         return inside(self.folder, self.data["artifact"]["path"])
 
+    @property
+    def preprocessing_file(self) -> Path:
+        """What the encoder is made from."""
+        return inside(self.folder, self.data["preprocessing"]["path"])
+
+    @property
+    def input_name(self) -> str:
+        """The artifact's first input."""
+        return str(self.data["artifact"]["inputs"][0]["name"])
+
     def path(self, relative: str) -> Path:
         """A file of the bundle. Raises InputError if the path leaves the folder."""
         return inside(self.folder, relative)

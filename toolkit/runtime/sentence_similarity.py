@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Pipeline
-from toolkit.runtime.text import TextEncoder, settings
+from toolkit.runtime.text import TextEncoder, encoder_of
 
 
 class Embedder(Pipeline):
@@ -19,10 +19,7 @@ class Embedder(Pipeline):
     """
 
     def make_encoder(self, manifest: Manifest) -> TextEncoder:
-        preprocessing = manifest.data["preprocessing"]
-        return TextEncoder(
-            manifest.path(str(preprocessing["path"])), **settings(preprocessing, manifest.data["artifact"])
-        )
+        return encoder_of(manifest)
 
     def prediction(self, answers: NDArray[np.float32], example: Any) -> NDArray[np.float32]:
         row: NDArray[np.float32] = answers[0]

@@ -5,7 +5,6 @@ Imputation and scaling are part of the bundle: `preprocessor.json` holds what th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
-from toolkit.runtime.encoder import Encoder
+from toolkit.runtime.encoder import Encoder, read_spec
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Classifier
 
@@ -111,12 +110,7 @@ class RowClassifier(Classifier):
     """
 
     def make_encoder(self, manifest: Manifest) -> RowEncoder:
-        path = manifest.path(str(manifest.data["preprocessing"]["path"]))
-        try:
-            spec = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} cannot be read as JSON: {error}") from error
-        return RowEncoder(spec, str(manifest.data["artifact"]["inputs"][0]["name"]))
+        return RowEncoder(read_spec(manifest.preprocessing_file), manifest.input_name)
 
 
 PIPELINE = RowClassifier

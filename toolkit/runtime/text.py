@@ -14,6 +14,7 @@ import numpy as np
 from toolkit.engines import Arrays
 from toolkit.errors import InputError, MissingDependencyError
 from toolkit.runtime.encoder import Encoder
+from toolkit.runtime.manifest import Manifest
 
 
 class TextEncoder(Encoder):
@@ -127,13 +128,15 @@ def padded(rows: Sequence[Any], value: int, length: int) -> Any:
     return stacked
 
 
-def settings(preprocessing: Mapping[str, Any], artifact: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an encoder behind its file, as a manifest's `preprocessing` and `artifact` sections tell."""
-    return {
-        "max_length": int(preprocessing["max_length"]),
-        "inputs": [tensor["name"] for tensor in artifact["inputs"]],
-        "pad_id": int(preprocessing["pad_id"]),
-        "pad_type_id": int(preprocessing["pad_type_id"]),
-        "truncation_side": str(preprocessing["truncation_side"]),
-        "lengths": artifact.get("lengths"),
-    }
+def encoder_of(manifest: Manifest, kind: type[TextEncoder] = TextEncoder) -> TextEncoder:
+    """The encoder that a manifest's `preprocessing` and `artifact` sections describe."""
+    preprocessing, artifact = manifest.data["preprocessing"], manifest.data["artifact"]
+    return kind(
+        manifest.preprocessing_file,
+        max_length=int(preprocessing["max_length"]),
+        inputs=[tensor["name"] for tensor in artifact["inputs"]],
+        pad_id=int(preprocessing["pad_id"]),
+        pad_type_id=int(preprocessing["pad_type_id"]),
+        truncation_side=str(preprocessing["truncation_side"]),
+        lengths=artifact.get("lengths"),
+    )

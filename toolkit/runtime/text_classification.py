@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Classifier
-from toolkit.runtime.text import TextEncoder, settings
+from toolkit.runtime.text import TextEncoder, encoder_of
 
 
 class TextClassifier(Classifier):
@@ -14,10 +14,7 @@ class TextClassifier(Classifier):
     """
 
     def make_encoder(self, manifest: Manifest) -> TextEncoder:
-        preprocessing = manifest.data["preprocessing"]
-        return TextEncoder(
-            manifest.path(str(preprocessing["path"])), **settings(preprocessing, manifest.data["artifact"])
-        )
+        return encoder_of(manifest)
 
 
 PIPELINE = TextClassifier

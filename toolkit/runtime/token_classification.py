@@ -15,7 +15,7 @@ from toolkit.errors import InputError
 from toolkit.runtime.encoder import Encoder
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Pipeline, softmax
-from toolkit.runtime.text import TextEncoder, padded, settings
+from toolkit.runtime.text import TextEncoder, encoder_of, padded
 
 WORDS = "words"  # the name of the array that says where each word's first token is; no input of the model
 _NO_WORD, _NO_TOKEN = -1, -2  # behind the last word; a word that was cut off, or that the tokenizer drops
@@ -116,9 +116,7 @@ class TokenClassifier(Pipeline):
     """
 
     def make_encoder(self, manifest: Manifest) -> Encoder:
-        preprocessing = manifest.data["preprocessing"]
-        path = manifest.path(str(preprocessing["path"]))
-        return WordEncoder(path, **settings(preprocessing, manifest.data["artifact"]))
+        return encoder_of(manifest, WordEncoder)
 
     def rows(self, output: Any, arrays: Arrays) -> Any:
         return rows(output, arrays)

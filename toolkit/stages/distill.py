@@ -209,9 +209,11 @@ def _check(model: Any, lesson: Lesson, parameters: Parameters, source: Path) -> 
         parameters.answers_weight or parameters.labels_weight or parameters.hidden_weight or parameters.attention_weight
     ):
         raise InputError("All losses of the distillation have the weight 0.")
-    layers = model.config.num_hidden_layers
-    if parameters.layer_map and max(parameters.layer_map) > layers:
-        raise InputError(f"{source}: the student has {layers} layers; the layer map names {max(parameters.layer_map)}.")
+    deepest = max(parameters.layer_map, default=0)
+    if deepest and deepest > model.config.num_hidden_layers:
+        raise InputError(
+            f"{source}: the student has {model.config.num_hidden_layers} layers; the layer map names {deepest}."
+        )
     if (parameters.hidden_weight or parameters.attention_weight) and not parameters.layer_map:
         raise InputError("Hidden states and attention need a layer map: which student layer learns from which.")
     for array in lesson.attention.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,12 @@ from pydantic import Field
 from toolkit import data
 from toolkit.errors import InputError
 from toolkit.runtime import image
-from toolkit.runtime.encoder import Encoder
+from toolkit.runtime.encoder import SPEC, Encoder, read_spec
 from toolkit.runtime.image import ImageEncoder
 from toolkit.storage import sha256_file, sha256_json, sha256_path, write_json
 from toolkit.tasks import image_sources
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
-SPEC = "preprocessor.json"
 _PROCESSOR = "preprocessor_config.json"  # as transformers writes it
 # What a transformers processor says that changes nothing here, or is said in another way.
 _KNOWN_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
@@ -197,11 +195,7 @@ def _known_spec(folder: Path) -> dict[str, Any] | None:
     for name, understood in ((SPEC, image.settings), (_PROCESSOR, _from_transformers)):
         path = folder / name
         if path.is_file():
-            try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-                return dict(understood(values))
-            except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-                raise InputError(f"{path} cannot be read as JSON: {error}") from error
+            return dict(understood(read_spec(path)))
     return None
 
 

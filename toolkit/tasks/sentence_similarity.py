@@ -36,7 +36,6 @@ class SentenceSimilarity(TextTask):
 
     NAME = "sentence-similarity"
     SCORE_NAME = "recall@10"
-    UNIT = "text"
     ANSWERS = "vectors"
     MODEL_CLASS = "AutoModel"
     HEAD = ""

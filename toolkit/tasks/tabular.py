@@ -15,12 +15,11 @@ from toolkit import data
 from toolkit.answers.classes import calibration_error, softmax
 from toolkit.errors import InputError
 from toolkit.runtime import tabular as runtime
-from toolkit.runtime.encoder import Encoder
+from toolkit.runtime.encoder import SPEC, Encoder, read_spec
 from toolkit.runtime.tabular import RowEncoder, category, is_missing, number
 from toolkit.storage import write_json
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
-SPEC = "preprocessor.json"
 _MOST_CATEGORIES = 50  # of a column; rarer ones are unknown
 _LEAST_OF_A_CATEGORY = 5  # training rows
 
@@ -40,7 +39,6 @@ class Tabular(Task):
 
     NAME = "tabular"
     SCORE_NAME = "AUC"
-    UNIT = "row"
     MODEL_CLASS = ""
     HEAD = ""
     FILES = (SPEC,)
@@ -183,14 +181,7 @@ def auc_and_ks(chances: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float
 
 
 def _known_spec(folder: Path) -> dict[str, Any] | None:
-    path = folder / SPEC
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    return found
+    return read_spec(folder / SPEC) if (folder / SPEC).is_file() else None
 
 
 def _features(path: Path, rows: Sequence[Mapping[str, Any]], label: str, parameters: TablePreparation) -> list[str]:

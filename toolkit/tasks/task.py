@@ -57,7 +57,6 @@ class Task(ABC):
 
     NAME: ClassVar[str]  # as users write it
     SCORE_NAME: ClassVar[str]  # the metric that `score` repeats
-    UNIT: ClassVar[str] = "example"  # what one row of the answers is about
     ANSWERS: ClassVar[Literal["classes", "vectors"]] = "classes"
     MODEL_CLASS: ClassVar[str]  # the transformers auto class of its checkpoints
     HEAD: ClassVar[str]  # what the architecture of a trained checkpoint is called
@@ -294,9 +293,7 @@ def split(
     return [[examples[i] for i in part] for part in data.stratified_split(labels, _FRACTIONS, seed)]
 
 
-def classification_metrics(
-    logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str], score_name: str = "accuracy"
-) -> dict[str, Any]:
+def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
     """Accuracy, macro-F1, precision/recall/F1 per class, confusion matrix (rows: truth, columns: prediction).
 
     `logits` is float[n, classes], `labels` int[n]. `score` is the accuracy.
@@ -312,7 +309,7 @@ def classification_metrics(
     accuracy = float(hits.sum() / max(len(labels), 1))
     return {
         "score": accuracy,
-        "score_name": score_name,
+        "score_name": "accuracy",
         "examples": len(labels),
         "accuracy": accuracy,
         "macro_f1": float(f1.mean()),

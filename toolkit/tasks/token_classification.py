@@ -27,7 +27,6 @@ class TokenClassification(TextTask):
 
     NAME = "token-classification"
     SCORE_NAME = "entity F1"
-    UNIT = "word"
     MODEL_CLASS = "AutoModelForTokenClassification"
     HEAD = "ForTokenClassification"
     Preparation = TokenPreparation
