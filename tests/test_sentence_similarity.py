@@ -19,7 +19,7 @@ from toolkit import demo, stages
 from toolkit.answers import vectors
 from toolkit.errors import InputError
 from toolkit.tasks.sentence_similarity import TASK, ranks
-from toolkit.training import _share, grouped_batches
+from toolkit.training.examples import grouped_batches, share_of
 
 PAIRS = 240
 
@@ -107,8 +107,8 @@ def test_pairs_stay_together_in_batches_and_shares() -> None:
         assert len(batch) <= 16
         for i in batch:
             assert (i ^ 1) in batch or i == 100
-    assert _share([0, 1, 6, 7, 2, 3], 1, 2, 2) == [6, 7]
-    assert _share([0, 1], 1, 2, 2) == [0, 1]
+    assert share_of([0, 1, 6, 7, 2, 3], 1, 2, 2) == [6, 7]
+    assert share_of([0, 1], 1, 2, 2) == [0, 1]
 
 
 def test_the_loss_is_least_where_pairs_point_the_same_way() -> None:

@@ -16,7 +16,8 @@ from tests.stage_runs import KilledError, digest, kill_at, run_stage, saved, wei
 from toolkit import conversion, training
 from toolkit.devices import local
 from toolkit.errors import InputError
-from toolkit.training import grouped_batches, learning_rate_factor
+from toolkit.training.examples import grouped_batches
+from toolkit.training.rates import learning_rate_factor
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 

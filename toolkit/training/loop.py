@@ -11,13 +11,10 @@ ends training after the batch at hand and keeps the best epoch so far.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import re
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +23,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit import tasks
-from toolkit.engines import Arrays
-from toolkit.runtime.encoder import Encoder
 from toolkit.stages import Context
 from toolkit.storage import publish_folder, write_json
-from toolkit.tasks.task import Example, Task
-
-_LENGTH_STEP = 8  # tokens
-_SAMPLED_BATCH = 8  # examples
+from toolkit.tasks.task import Task
+from toolkit.training import trackers
+from toolkit.training.examples import Examples, answer, encode, grouped_batches, share_of
+from toolkit.training.interrupt import Interrupt
+from toolkit.training.losses import Loss
+from toolkit.training.rates import learning_rate_factor, rate_shares
 
 
 class Hyperparameters(BaseModel):
@@ -56,72 +53,6 @@ class Hyperparameters(BaseModel):
     layer_decay: float = Field(1.0, gt=0, le=1, description="Each layer learns at this share of the rate of the next")
     encoding: dict[str, Any] = Field({}, description="Settings of the task's encoder")
     tensorboard: str | None = None
-
-
-class Interrupt:
-    """Turns the first SIGINT into a flag that the training loop looks at. `toolkit.child` starts stages with the
-    signal blocked, so that one sent while they load is kept for here."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> Interrupt:
-        self._previous = signal.signal(signal.SIGINT, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        return self
-
-    def _note(self, *_: Any) -> None:
-        self.requested = True
-
-    def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-
-def grouped_batches(
-    lengths: Sequence[int], size: int, generator: np.random.Generator, together: int = 1
-) -> list[list[int]]:
-    """Indices in batches of similar length, in random order: shuffle, sort within windows, shuffle the batches.
-
-    `together` indices in a row stay in a row.
-    """
-    if together > 1:
-        longest = [max(lengths[start : start + together]) for start in range(0, len(lengths), together)]
-        batches = grouped_batches(longest, max(1, size // together), generator)
-        return [
-            [i for group in batch for i in range(group * together, min((group + 1) * together, len(lengths)))]
-            for batch in batches
-        ]
-    order = generator.permutation(len(lengths))
-    window = size * 50
-    batches = []
-    for start in range(0, len(order), window):
-        part = sorted(order[start : start + window].tolist(), key=lambda i: (lengths[i], i))
-        batches += [part[i : i + size] for i in range(0, len(part), size)]
-    return [batches[int(i)] for i in generator.permutation(len(batches))]
-
-
-def learning_rate_factor(step: int, total: int, warmup: int) -> float:
-    """Linear from 0 to 1 over `warmup` steps, then linear to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, (total - step) / max(1, total - warmup))
-
-
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|stages|blocks|features)\.(\d+)\.")
-
-
-def rate_shares(names: Sequence[str], decay: float) -> dict[str, float]:
-    """The share of the learning rate at which each weight learns (Howard and Ruder, 2018): 1 for the head, `decay` for
-    the last layer of the body, its square for the one before, and so on; the embeddings least."""
-    layers = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
-    deepest = max(layers.values(), default=-1)
-    if decay == 1.0 or deepest < 0:
-        return dict.fromkeys(names, 1.0)
-    powers = {
-        name: deepest + 1 - layers[name] if name in layers else deepest + 2 if "embedding" in name.lower() else 0
-        for name in names
-    }
-    return {name: decay**power for name, power in powers.items()}
 
 
 @dataclass
@@ -158,90 +89,6 @@ class Progress:
         waited = self.epoch - self.best["epoch"] if self.best else 0
         patient = parameters.patience is None or waited < parameters.patience
         return self.epoch < parameters.epochs and patient and not self.gave_up(parameters)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some examples, as a training step takes them."""
-
-    indices: list[int]
-    arrays: Arrays  # what the encoder gave, stacked
-    inputs: dict[str, Any]  # tensors that the model takes
-    labels: Any  # int64[rows]: the right class of each row of the answers; -1: nobody knows it
-
-
-# The loss of a batch: (model, batch) → scalar tensor.
-Loss = Callable[[Any, Batch], Any]
-
-
-class Examples:
-    """Examples of a task, encoded when they are needed, and kept unless they are too large; `names` are the inputs that
-    the model takes."""
-
-    def __init__(self, task: Task, encoder: Encoder, examples: Sequence[Example], names: Sequence[str]) -> None:
-        self.task, self.encoder, self.examples, self.names = task, encoder, examples, list(names)
-        self.labels = [task.truth([example]) for example in examples]
-        self._encoded: list[Arrays] | None = None
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def arrays(self, index: int) -> Arrays:
-        """One example's inputs."""
-        if self.task.LAZY:
-            return self.encoder(self.examples[index].input)
-        if self._encoded is None:
-            self._encoded = [self.encoder(example.input) for example in self.examples]
-        return self._encoded[index]
-
-    @functools.cached_property
-    def lengths(self) -> list[int]:
-        """How long each example is; batches are made of like ones."""
-        return [1 if self.task.LAZY else self.encoder.length(self.arrays(index)) for index in range(len(self))]
-
-    def batch(self, indices: Sequence[int], device: Any = "cpu") -> Batch:
-        """Some examples together, on a device. Lengths are a multiple of 8: oneDNN keeps a kernel and its workspace for
-        every shape that it has seen."""
-        import torch
-
-        arrays = self.encoder.batch([self.arrays(i) for i in indices], _LENGTH_STEP)
-        inputs = {name: torch.from_numpy(arrays[name]).to(device) for name in self.names}
-        for name, tensor in inputs.items():
-            if tensor.ndim == 4:  # of images: CPU kernels of convolutions are faster with the channels last
-                inputs[name] = tensor.contiguous(memory_format=torch.channels_last)
-        labels = torch.from_numpy(np.concatenate([self.labels[i] for i in indices])).to(device)
-        return Batch(list(indices), arrays, inputs, labels)
-
-    def rows(self, answers: Any, indices: Sequence[int]) -> list[Any]:
-        """The answers of a batch, split by example."""
-        ends = np.cumsum([len(self.labels[i]) for i in indices])
-        return np.split(answers, ends[:-1])
-
-
-def encode(task: Task, data: Path, split: str, encoder: Encoder, names: Sequence[str]) -> Examples:
-    """The prepared examples of one split."""
-    return Examples(task, encoder, task.read_examples(data, split), names)
-
-
-def answer(task: Task, model: Any, batch: Batch, **options: Any) -> tuple[Any, Any]:
-    """(the rows of a model's answers, what its forward returned). `options` are the forward's."""
-    result = model(**batch.inputs, **options)
-    return task.rows(task.output(result, batch.inputs), batch.arrays), result
-
-
-def sampled(examples: Examples, count: int, context: Context) -> Iterator[Batch]:
-    """Batches of at most `count` examples that the seed draws."""
-    chosen = np.random.default_rng(context.seed).permutation(len(examples))[:count]
-    context.progress(0, 1, f"importance over {len(chosen)} examples")
-    for start in range(0, len(chosen), _SAMPLED_BATCH):
-        part = sorted(chosen[start : start + _SAMPLED_BATCH].tolist(), key=lambda i: examples.lengths[i])
-        yield examples.batch(part)
-
-
-def _share(chosen: Sequence[int], process: int, processes: int, together: int) -> list[int]:
-    """One process' part of a batch; never none. `together` indices in a row stay in a row."""
-    groups = [list(chosen[start : start + together]) for start in range(0, len(chosen), together)]
-    return [i for group in groups[process::processes] or groups[:1] for i in group]
 
 
 class Trainer:
@@ -340,7 +187,7 @@ class Trainer:
         warmup = math.ceil(total * parameters.warmup_fraction)
         for index, chosen in enumerate(batches):
             step = first_step + index
-            share = _share(chosen, self.accelerator.process_index, processes, together)
+            share = share_of(chosen, self.accelerator.process_index, processes, together)
             for group in self.optimizer.param_groups:
                 group["lr"] = parameters.learning_rate * group["share"] * learning_rate_factor(step, total, warmup)
             with self.accelerator.autocast():
@@ -362,7 +209,7 @@ class Trainer:
         """Train, and write the best epoch's `config.json` and weights to `output`: what was done, for the receipt."""
         parameters, context = self.parameters, self.context
         first = self.accelerator.is_main_process
-        writer = _writer(parameters.tensorboard) if first and parameters.tensorboard else None
+        tracker = trackers.open_tracker(parameters) if first else trackers.Tracker()
         per_epoch = math.ceil(len(self.train) / (parameters.batch_size * self.accelerator.num_processes))
         best_folder = (context.resume or output) / "best"
         progress = Progress()
@@ -380,13 +227,10 @@ class Trainer:
                 if first:
                     with publish_folder(best_folder, replace=True) as aside:
                         self.save(self.raw, aside)
-            if writer is not None:
-                writer.add_scalar("train/loss", loss, progress.epoch)
-                writer.add_scalar("validation/score", score, progress.epoch)
+            tracker.log({"train/loss": loss, "validation/score": score}, progress.epoch)
             if context.resume is not None and first and not interrupted:
                 self._save_state(context.resume, progress)
-        if writer is not None:
-            writer.close()
+        tracker.close()
         self.accelerator.wait_for_everyone()
         if first:
             for path in best_folder.iterdir():
@@ -440,16 +284,6 @@ class Trainer:
         return Progress(**json.loads((state / "progress.json").read_text(encoding="utf-8")))
 
 
-def _writer(folder: str) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        from toolkit.errors import missing_extra
-
-        raise missing_extra("tensorboard", "tensorboard", "--tensorboard") from error
-    return SummaryWriter(folder)
-
-
 def begin(context: Context) -> tuple[Task, list[str]]:
     """Make torch give the same numbers on every run, from the seed: the task, and the labels of the prepared data."""
     import torch
@@ -498,24 +332,3 @@ def fit(
     if files is not None and trainer.accelerator.is_main_process:
         task.copy_files(files, output, parameters.encoding)
     return report
-
-
-def from_labels(task: Task, *, weights: Any = None, smoothing: float = 0.0) -> Loss:
-    """The task's own loss to the labels; see `Task.loss`."""
-
-    def loss(model: Any, batch: Batch) -> Any:
-        own = None if weights is None else weights.to(batch.labels.device)
-        return task.loss(answer(task, model, batch)[0], batch.labels, weights=own, smoothing=smoothing)
-
-    return loss
-
-
-def balanced_weights(examples: Examples, classes: int) -> Any:
-    """float32[classes]: how much each class must count for all of them to count as much together; 1 on average over the
-    rows."""
-    import torch
-
-    labels = np.concatenate(examples.labels)
-    counts = np.bincount(labels[labels >= 0], minlength=classes)
-    weights = counts.sum() / (classes * np.maximum(counts, 1))
-    return torch.from_numpy(weights.astype(np.float32))
