@@ -193,9 +193,10 @@ def _check_same(given: Recipe, task: Task, checkpoint: Checkpoint, path: Path) -
             raise InputError(f"{path}: the texts {unlabeled} are not what the recipe was made for.")
 
 
-def bf16_pays() -> bool:
-    """Whether this machine has bf16 arithmetic, so that training in it is faster."""
-    return "avx512_bf16" in local.isa() or "amx_bf16" in local.isa()
+def bf16_pays(task: Task, checkpoint: Checkpoint) -> bool:
+    """Whether this machine has bf16 arithmetic, so that training in it is faster. Depthwise convolutions take longer in
+    it than in float32."""
+    return ("avx512_bf16" in local.isa() or "amx_bf16" in local.isa()) and not task.is_convolutional(checkpoint)
 
 
 def _further(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,8 +220,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
-        # Depthwise convolutions in bf16 take longer than in float32, on CPUs that have its arithmetic too.
-        "bf16": bf16_pays() and not task.is_convolutional(checkpoint),
+        "bf16": bf16_pays(task, checkpoint),
         "tensorboard": options.tensorboard,
         **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
@@ -237,11 +237,14 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         options.compress,
         budgets=budgets,
         multiple=target.vector_multiple,
-        bf16=bf16_pays(),
-        unlabeled=options.unlabeled,
-        unlabeled_sha256=sha256_path(Path(options.unlabeled)) if options.unlabeled else None,
-        unlabeled_column=options.unlabeled_column,
+        bf16=bf16_pays(task, checkpoint),
+        texts={
+            "unlabeled": options.unlabeled,
+            "unlabeled_sha256": sha256_path(Path(options.unlabeled)) if options.unlabeled else None,
+            "unlabeled_column": options.unlabeled_column,
+        },
         keeps_width=task.KEEPS_WIDTH,
+        convolutional=task.is_convolutional(checkpoint),
     )
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
     if options.unlabeled and compress.when == "never":
@@ -397,8 +400,8 @@ def _compress(made: Plan, plain: _Result) -> _Result | None:
         workshop=plain.workshop,
         basis=basis,
         plan=plan,
-        chain=Chain(plain.workshop.runner, plain.workshop.data, bf16_pays()),
-        depth=plain.workshop.original.layers,
+        chain=Chain(plain.workshop.runner, plain.workshop.data, bf16_pays(made.task, plain.workshop.original)),
+        depth=plain.workshop.original.layers if plan.layers else 0,
     )
     link = searched.run()
     found = searched.as_dict()

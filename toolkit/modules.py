@@ -148,8 +148,10 @@ def fit(network: Any, tensors: Mapping[str, Any]) -> None:
     import torch
 
     for name, layer in network.named_modules():
-        weight = tensors.get(f"{name}.weight" if name else "weight")
+        prefix = f"{name}." if name else ""
+        weight = tensors.get(f"{prefix}weight")
         if weight is None or tuple(weight.shape) == tuple(layer.weight.shape):
+            _fit_others(layer, tensors, prefix)
             continue
         shape = tuple(weight.shape)
         if isinstance(layer, torch.nn.modules.conv._ConvNd):
@@ -170,6 +172,16 @@ def fit(network: Any, tensors: Mapping[str, Any]) -> None:
         layer.weight = torch.nn.Parameter(torch.empty(shape))
         if getattr(layer, "bias", None) is not None:
             layer.bias = torch.nn.Parameter(torch.empty(shape[0]))
+
+
+def _fit_others(layer: Any, tensors: Mapping[str, Any], prefix: str) -> None:
+    """Give a module's own parameters, such as a scale per channel, the sizes that weights have."""
+    import torch
+
+    for own, parameter in list(layer.named_parameters(recurse=False)):
+        given = tensors.get(f"{prefix}{own}")
+        if own not in ("weight", "bias") and given is not None and given.shape != parameter.shape:
+            setattr(layer, own, torch.nn.Parameter(torch.empty(tuple(given.shape))))
 
 
 def last_layer(network: Any) -> str:

@@ -118,12 +118,12 @@ class Line:
             "teach", source, {"encoding": self.encoding}, "answers of the float model", data=self.data,
             threads=local.cores(), with_torch=True, reason="quantization-aware training learns them",
         )  # fmt: skip
-        own = self.wanted.parameters
+        own, task = self.wanted.parameters, tasks.get(self.runner.task)
         given, key = self._with_examples(
             {
                 "epochs": self.wanted.qat_epochs,
                 "learning_rate": self.wanted.qat_learning_rate,
-                "bf16": conversion.bf16_pays(),
+                "bf16": conversion.bf16_pays(task, checkpoints.inspect(source.path, task)),
                 "encoding": self.encoding,
                 **{name: own[name] for name in ("method", "calibration", "percentile", "block_size", "embeddings")
                    if name in own},

@@ -6,6 +6,7 @@ recipe on the same inputs gives the same bundle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,15 +74,18 @@ class FinetunePlan(_Strict):
 
 
 class Narrow(_Strict):
-    """Shares that pruning takes: of the feed-forward units, and of the heads with the width."""
+    """Shares that pruning takes: of the feed-forward units, and of the heads with the width; of a network of
+    convolutions, of the channels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ffn: float = Field(0.0, ge=0, lt=1)
     heads: float = Field(0.0, ge=0, lt=1)
+    channels: float = Field(0.0, ge=0, lt=1)
 
     def __str__(self) -> str:
-        parts = [f"{share:.0%} of the {name}" for share, name in ((self.heads, "width"), (self.ffn, "ffn")) if share]
+        named = ((self.heads, "width"), (self.ffn, "ffn"), (self.channels, "channels"))
+        parts = [f"{share:.0%} of the {name}" for share, name in named if share]
         return f"{' and '.join(parts)} pruned" if parts else ""
 
 
@@ -93,6 +97,9 @@ NARROW = (
     Narrow(ffn=0.25),
     Narrow(ffn=0.75, heads=0.5),
 )
+# The same for networks of convolutions.
+NARROW_CHANNELS = tuple(Narrow(channels=share) for share in (0.5, 0.4, 0.3, 0.2, 0.65))
+CHANNEL_MULTIPLE = 8  # what kernels of convolutions work on, and narrow enough for layers of 16 channels
 
 
 class CompressPlan(_Strict):
@@ -104,8 +111,8 @@ class CompressPlan(_Strict):
     unlabeled_sha256: str | None = None
     unlabeled_column: str | None = None
     unlabeled_limit: int = Field(50_000, ge=1)
-    coverage: list[float] = Field([0.99, 0.98, 0.95], min_length=1)
-    layers: list[int] = []
+    coverage: list[float] = [0.99, 0.98, 0.95]  # of the vocabulary; none: there is none
+    layers: list[int] = []  # of a student; none: nothing is distilled
     narrow: list[Narrow] = list(NARROW)
     multiple: int = 1
     distill: dict[str, Any] = {}
@@ -189,13 +196,12 @@ def compress_plan(
     budgets: Budgets,
     multiple: int,
     bf16: bool,
-    unlabeled: str | None,
-    unlabeled_sha256: str | None,
-    unlabeled_column: str | None,
+    texts: Mapping[str, str | None],
     keeps_width: bool = False,
+    convolutional: bool = False,
 ) -> CompressPlan:
-    """The chain as told; if not told, it runs when a budget is not met without it. Raises InputError if it is asked for
-    and cannot be done to this architecture."""
+    """The chain as told; if not told, it runs when a budget is not met without it. `texts` are the plan's fields that
+    name examples without labels. Raises InputError if it is asked for and cannot be done to this architecture."""
     asked = [
         option
         for option, value in (
@@ -208,23 +214,28 @@ def compress_plan(
     if wanted is False or (wanted is None and not asked):
         reason = "--no-compress" if wanted is False else "neither --compress nor a budget asks for it"
         return CompressPlan(when="never", reason=reason)
+    when: Literal["always", "if a budget asks"] = "always" if wanted else "if a budget asks"
+    why = "--compress" if wanted else f"runs if {' or '.join(asked)} is not met without it"
+    if convolutional and not keeps_width:
+        return CompressPlan(
+            when=when, reason=why, coverage=[], narrow=list(NARROW_CHANNELS), multiple=CHANNEL_MULTIPLE,
+            prune={"epochs": 6, "learning_rate": 1e-3, "bf16": False}, **texts,
+        )  # fmt: skip
     known, model_type = checkpoint.layers, str(checkpoint.config.get("model_type"))
     if model_type not in architecture.FAMILIES or known < 2:
-        why = (
+        cannot = (
             f"a {model_type} of {known} layers cannot be cut; known: {', '.join(architecture.FAMILIES)}, from 2 layers"
         )
         if wanted:
-            raise InputError(f"--compress: {checkpoint.folder}: {why}.")
-        return CompressPlan(when="never", reason=why)
+            raise InputError(f"--compress: {checkpoint.folder}: {cannot}.")
+        return CompressPlan(when="never", reason=cannot)
     # Many texts are seen twice, few of them more often: what counts is how many answers a student has learned from.
-    epochs = (2, 2) if unlabeled else (6, 4)
+    epochs = (2, 2) if texts["unlabeled"] else (6, 4)
     learning = {"learning_rate": 1.5e-4, "bf16": bf16}
     return CompressPlan(
-        when="always" if wanted else "if a budget asks",
-        reason="--compress" if wanted else f"runs if {' or '.join(asked)} is not met without it",
-        unlabeled=unlabeled,
-        unlabeled_sha256=unlabeled_sha256,
-        unlabeled_column=unlabeled_column,
+        when=when,
+        reason=why,
+        **texts,
         layers=layer_ladder(known),
         narrow=[each for each in NARROW if not each.heads] if keeps_width else list(NARROW),
         multiple=multiple,

@@ -8,6 +8,8 @@ precision that suit the target best; what the shape answers is known after train
 - if a budget is not met, the slowest shapes that keep to it are trained first, until one keeps the score;
 - else the plan's order is followed: half the layers, three quarters of the units and four tenths of the width go first,
   and milder steps follow a failure;
+- a network of convolutions has no layers to leave out and no vocabulary: its channels are pruned, a smaller share
+  after a failure;
 - a training whose validation score is hopeless after an epoch ends there, and every shape behind it with it.
 
 After each stage the gates look at the exported artifact: score, classes, economy. A stage that does not pass is undone:
@@ -86,6 +88,7 @@ class Search:
     _distilled: dict[tuple[int, float], Link | None] = field(default_factory=dict)
     _trimmed: dict[float, Link] = field(default_factory=dict)
     _teaching: list[Finished] = field(default_factory=list)
+    _whole: dict[Shape, Point] = field(default_factory=dict)  # measured shapes that nothing was pruned of
 
     # What everything starts from
 
@@ -170,6 +173,8 @@ class Search:
     def base(self) -> Link:
         """What the chain starts from: the original with the vocabulary and positions that the data needs, or as it was
         if trimming it did not pass."""
+        if not self.plan.coverage:
+            return self.start
         if 1.0 not in self._trimmed:
             first = self.plan.coverage[0]
             link = self.judge(self.start, self._trim_stage(first), f"vocabulary {first:.1%}", "prune")
@@ -180,6 +185,8 @@ class Search:
     def trim(self, coverage: float) -> Link:
         """The original with a smaller vocabulary than the base's. It recovers in the training that follows, and its
         score is judged there."""
+        if not self.plan.coverage:
+            return self.start
         if coverage not in self._trimmed:
             name = f"vocabulary {coverage:.1%}"
             self._trimmed[coverage] = self.judge(
@@ -223,8 +230,7 @@ class Search:
             self._teaching,
             {
                 **self.plan.prune,
-                "ffn": shape.narrow.ffn,
-                "heads": shape.narrow.heads,
+                **shape.narrow.model_dump(),
                 "multiple": self.plan.multiple,
                 "give_up_below": self._give_up_below(),
             },
@@ -259,29 +265,33 @@ class Search:
         """What every shape costs with the base's vocabulary. Untrained models of two depths are measured, or estimated;
         what deeper and shallower ones cost follows, because all layers of a shape are alike."""
         counts = [self.depth, *self.plan.layers]
-        depths = sorted({min(counts), self.plan.layers[0] if self.plan.layers[0] > min(counts) else max(counts)})
-        shapes = [Shape(depth, narrow, self.coverage) for narrow in [WHOLE, *self.plan.narrow] for depth in depths]
+        first = self.plan.layers[0] if self.plan.layers else self.depth
+        depths = sorted({min(counts), first if first > min(counts) else max(counts)})
+        wanted = [WHOLE, *self.plan.narrow] if self.plan.layers else self.plan.narrow
+        shapes = [Shape(depth, narrow, self.coverage) for narrow in wanted for depth in depths]
         with ThreadPoolExecutor(self.workshop.workers) as pool:
             try:
                 built = dict(zip(shapes, pool.map(self._untrained, shapes), strict=True))
             except BaseException:
                 self.workshop.runner.stop()
                 raise
+        original = replace(self.basis)
         if self.measured:
             named = {str(shape): candidate for shape, candidate in built.items()}
-            candidate_steps.measure(
-                self.workshop, {"original": replace(self.basis), **named}, "measure the speed of shapes"
-            )
+            candidate_steps.measure(self.workshop, {"original": original, **named}, "measure the speed of shapes")
+        if not self.plan.layers:  # the original is the shape that nothing was taken from
+            built[Shape(self.depth, WHOLE, self.coverage)] = original
         seen = {
             shape: Point(shape, c.artifact["size_bytes"], c.latency, c.peak_rss_bytes, c.times)
             for shape, c in built.items()
         }
+        self._whole = {shape: point for shape, point in seen.items() if shape.narrow == WHOLE}
         for count in counts:
             for narrow in [WHOLE, *self.plan.narrow]:
                 shape = Shape(count, narrow, self.coverage)
                 if count < self.depth or narrow != WHOLE:  # the whole shape is the base itself
-                    low, high = (seen[Shape(depth, narrow, self.coverage)] for depth in depths)
-                    self.points.append(seen[shape] if shape in seen else along(low, high, shape))
+                    between = [seen[Shape(depth, narrow, self.coverage)] for depth in depths]
+                    self.points.append(seen[shape] if shape in seen else along(between[0], between[-1], shape))
         self._add_coverages(self.base())
 
     def _untrained(self, shape: Shape) -> Candidate:
@@ -289,7 +299,7 @@ class Search:
         made = self.chain.prune(
             self.base().checkpoint, [],
             {
-                "epochs": 0, "layers": shape.layers, "ffn": shape.narrow.ffn, "heads": shape.narrow.heads,
+                "epochs": 0, "layers": shape.layers or None, **shape.narrow.model_dump(),
                 "multiple": self.plan.multiple, "importance": "magnitude",
             },
             title=f"cut to {shape}, untrained", reason="what a shape costs is known before it is trained",
@@ -305,12 +315,17 @@ class Search:
                 self.basis.plan.engine, built.output, built.sha256, MEMORY_EXAMPLES, label
             )
         if not self.measured:
-            candidate.latency = candidate_steps.estimated(self.workshop, candidate, self._operations(checkpoint))
+            operations = self._operations(workshop, checkpoint, label)
+            candidate.latency = candidate_steps.estimated(self.workshop, candidate, operations)
         return candidate
 
-    def _operations(self, checkpoint: Checkpoint) -> float:
-        """Arithmetic of one inference, from the original's by the share of the weights that are not looked up."""
+    def _operations(self, workshop: Workshop, checkpoint: Checkpoint, label: str) -> float:
+        """Arithmetic of one inference: from the original's by the share of the weights that are not looked up; counted
+        where weights are used many times, by convolutions."""
         assert self.workshop.reference is not None  # noqa: S101
+        if not self.plan.layers:
+            counted = workshop.evaluate("torch", checkpoint.folder, checkpoint.sha256, 1, label)
+            return float(counted.report["operations"])
         share = checkpoint.body_parameters / self.workshop.original.body_parameters
         return float(self.workshop.reference.report["operations"]) * share
 
@@ -371,7 +386,10 @@ class Search:
             return sorted(left, key=lambda p: (-(p.latency.ms if p.latency else 0), -p.size_bytes))
         layers = [count for count in self.plan.layers if count >= self.plan.layers[0]]
         first = self.plan.narrow[0] if self.plan.narrow else WHOLE
-        milder = [each for each in self.plan.narrow if each.ffn <= first.ffn and each.heads <= first.heads]
+        milder = [
+            each for each in self.plan.narrow
+            if each.ffn <= first.ffn and each.heads <= first.heads and each.channels <= first.channels
+        ]  # fmt: skip
         plans = [(count, narrow) for count in [*layers, self.depth] for narrow in [*milder, WHOLE]]
         for point in left:
             if (point.shape.layers, point.shape.narrow) not in plans:
@@ -381,7 +399,8 @@ class Search:
 
     def _does_not_pay(self, point: Point) -> str | None:
         """Why pruning to this point is not worth a training: it is no better than the point without pruning."""
-        whole = next((p for p in self.points if p.shape == replace(point.shape, narrow=WHOLE)), None)
+        unpruned = replace(point.shape, narrow=WHOLE)
+        whole = next((p for p in self.points if p.shape == unpruned), self._whole.get(unpruned))
         if point.shape.narrow == WHOLE or whole is None:
             return None
         against = compare(point.times, whole.times, self.workshop.recipe.seed) if point.times else None

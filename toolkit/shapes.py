@@ -15,14 +15,14 @@ WHOLE = Narrow()
 class Shape:
     """What the chain may make of a checkpoint."""
 
-    layers: int
+    layers: int  # 0: they are not counted
     narrow: Narrow
     coverage: float  # of the training tokens by the vocabulary; 1: it is not trimmed
 
     def __str__(self) -> str:
-        layers = f"{self.layers} layer" + ("s" if self.layers > 1 else "")
+        layers = f"{self.layers} layer" + ("s" if self.layers > 1 else "") if self.layers else ""
         tokens = f"vocabulary {self.coverage:.1%}" if self.coverage < 1 else ""
-        return ", ".join(part for part in (layers, str(self.narrow), tokens) if part)
+        return ", ".join(part for part in (layers, str(self.narrow), tokens) if part) or "as it was"
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Point:
             "layers": self.shape.layers,
             "ffn_pruned": self.shape.narrow.ffn,
             "heads_pruned": self.shape.narrow.heads,
+            "channels_pruned": self.shape.narrow.channels,
             "coverage": self.shape.coverage,
             "size_bytes": self.size_bytes,
             "latency_ms": self.latency.ms if self.latency else None,

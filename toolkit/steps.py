@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, quantization, stages
+from toolkit import architecture, conversion, modules, quantization, stages
 from toolkit import checkpoint as checkpoints
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
@@ -106,7 +106,7 @@ def _trained(folder: Path, task: str | None, allow_code: bool) -> Checkpoint:
 def _chain(made: conversion.Plan, reporter: Reporter | None) -> Chain:
     """The chain that works on a plan's checkpoint and its prepared data."""
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
-    return Chain(runner, conversion.prepare(runner, made), conversion.bf16_pays())
+    return Chain(runner, conversion.prepare(runner, made), conversion.bf16_pays(made.task, made.checkpoint))
 
 
 def _check_labels(teacher: Checkpoint, others: Sequence[Checkpoint]) -> None:
@@ -154,6 +154,9 @@ def _student(
             raise InputError(f"{student} says already how large the student is; leave out --layers and --width.")
         source = checkpoints.bare(Path(student), teacher.folder, made.task, list(teacher.labels or []))
         shape["config"] = source.config
+    elif student is not None and modules.parse(student):
+        folder = modules.imported(student, None, made.cache.folder, False)
+        source = checkpoints.inspect(folder, made.task)
     elif student is not None:
         _check_weights(Path(student))
         checkpoints.refuse_code(Path(student), made.options.allow_code)
@@ -193,9 +196,9 @@ def distill(
 ) -> dict[str, Any]:
     """Train a small student on the answers of the model that `options` name, and of further `teachers`.
 
-    The student is a folder; or the teacher with `layers` of its layers, cut to `width`; or a config file, of which a
-    model with random weights is made. `hidden` and `attention` weigh the losses between layers; `parameters` are
-    further ones of the stage. Writes a Hugging Face folder. Raises InputError.
+    The student is a folder, or a network as FILE.py:FUNCTION; or the teacher with `layers` of its layers, cut to
+    `width`; or a config file, of which a model with random weights is made. `hidden` and `attention` weigh the losses
+    between layers; `parameters` are further ones of the stage. Writes a Hugging Face folder. Raises InputError.
     """
     made = _plan(output, options)
     others = [_trained(Path(name), made.task.NAME, made.options.allow_code) for name in teachers]
@@ -258,7 +261,7 @@ def prune(
     if unlabeled:
         made.task.check_unlabeled(Path(unlabeled), unlabeled_column)
     stage = importlib.import_module("toolkit.stages.prune")
-    stage.check(stage.Parameters.model_validate(parameters), made.checkpoint)
+    stage.check(stage.Parameters.model_validate(parameters), made.checkpoint, made.task)
     chain = _chain(made, reporter)
     with around(chain.runner), chain.runner.warmed():
         teaching = []

@@ -18,7 +18,9 @@ _LEARNING = ("teachers", "student", "layers", "width", "hidden", "attention", "u
 @click.option("--layers", type=click.IntRange(min=1), help="Make the student from this many of the teacher's layers.")
 @click.option("--width", type=click.IntRange(min=1), help="Make it this wide: the heads that matter least go.")
 @click.option(
-    "--student", metavar="PATH", help="A checkpoint that is the student, instead; or a config.json: random weights."
+    "--student",
+    metavar="PATH",
+    help="The student, instead: a checkpoint; a config.json or FILE.py:FUNCTION: random weights.",
 )
 @click.option("--teacher", "teachers", multiple=True, metavar="FOLDER", help="A further teacher; may be given again.")
 @options.unlabeled_options

@@ -9,7 +9,7 @@ import click
 from toolkit.cli import options, output
 
 _PARAMETERS = (
-    "layers", "ffn", "heads", "multiple", "coverage", "vocabulary", "positions", "sparsity", "importance",
+    "layers", "ffn", "heads", "channels", "multiple", "coverage", "vocabulary", "positions", "sparsity", "importance",
 )  # fmt: skip
 SHARE = click.FloatRange(min=0, max=1, max_open=True)
 
@@ -21,9 +21,11 @@ SHARE = click.FloatRange(min=0, max=1, max_open=True)
 @click.option("--layers", type=click.IntRange(min=1), help="How many layers stay, evenly spread.")
 @click.option("--ffn", type=SHARE, default=0.0, help="Share of the feed-forward units that goes.")
 @click.option("--heads", type=SHARE, default=0.0, help="Share of the heads that goes, and of the width with them.")
+@click.option("--channels", type=SHARE, default=0.0, help="Share of every convolution's channels that goes.")
 @click.option(
-    "--multiple", type=click.IntRange(min=1), default=32, show_default=True, help="Round the ffn width to it."
-)
+    "--multiple", type=click.IntRange(min=1),
+    help="Round the ffn width or the channels to it.  [default: 32 for the ffn, 8 for channels]",
+)  # fmt: skip
 @click.option("--coverage", type=click.FloatRange(min=0, max=1), help="Keep tokens that are this share of the data.")
 @click.option("--vocabulary", type=click.IntRange(min=1), help="The most tokens that stay.")
 @click.option("--positions", is_flag=True, help="Drop positions beyond the truncation length.")
@@ -53,6 +55,7 @@ def command(
     Examples:
       toolkit prune ./tuned --data reviews.csv --coverage 0.99 --positions -o smaller/
       toolkit prune ./tuned --data reviews.csv --ffn 0.5 --layers 4 -o smaller/
+      toolkit prune ./mobilenet --data photos/ --channels 0.4 --epochs 6 -o narrower/
     """
     from toolkit import steps
     from toolkit.cli.convert import interruptible

@@ -45,6 +45,8 @@ def load_model(checkpoint: Path, task: Task, **options: Any) -> Any:
 
         return network.load(checkpoint, task)
     auto_class = getattr(transformers, task.MODEL_CLASS)
+    if _is_narrowed(checkpoint):
+        return _load_narrowed(checkpoint, auto_class)
     options.setdefault("dtype", torch.float32)
     try:
         return auto_class.from_pretrained(
@@ -62,6 +64,28 @@ def _is_module(checkpoint: Path) -> bool:
     return bool(config.get("model_type") == modules.MODEL_TYPE)
 
 
+def _is_narrowed(checkpoint: Path) -> bool:
+    """Whether channels were pruned, so that the config's widths do not hold."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("narrowed"))
+
+
+def _load_narrowed(checkpoint: Path, auto_class: Any) -> Any:
+    """A transformers model whose layers are as wide as its weights, in evaluation mode. Raises InputError."""
+    import transformers
+    from safetensors.torch import load_file
+
+    model = auto_class.from_config(transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True))
+    tensors = {name: value for path in checkpoint.glob("*.safetensors") for name, value in load_file(path).items()}
+    modules.fit(model, tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{checkpoint}: the weights do not fit the model: {first}") from error
+    return model.float().eval()
+
+
 def load_for_training(
     checkpoint: Path, task: Task, labels: Sequence[str], encoding: Mapping[str, Any], **options: Any
 ) -> Any:
@@ -74,7 +98,11 @@ def load_for_training(
         from toolkit import network
 
         return network.load(checkpoint, task, labels, encoding)
-
+    if _is_narrowed(checkpoint):
+        model = _load_narrowed(checkpoint, getattr(transformers, task.MODEL_CLASS))
+        if [model.config.id2label[i] for i in range(len(model.config.id2label))] != list(labels):
+            raise InputError(f"{checkpoint}: a model whose channels were pruned keeps its labels.")
+        return model
     try:
         model, loading = getattr(transformers, task.MODEL_CLASS).from_pretrained(
             checkpoint,

@@ -14,6 +14,7 @@ import numpy as np
 
 from toolkit.engines import Arrays
 from toolkit.engines.litert import signature_name
+from toolkit.export.flatbuffer import buffer_data
 from toolkit.ranges import Histogram, instability
 
 
@@ -24,10 +25,13 @@ def activations(source: Path, model: Any, inputs: Sequence[Arrays]) -> dict[int,
     from ai_edge_litert.interpreter import Interpreter
 
     graph = model.subgraphs[0]
+    padded = {output for _, output, _ in _infinite_padding(source.read_bytes(), model)}
     wanted = [
         index
         for index, tensor in enumerate(graph.tensors)
-        if tensor.type == schema.TensorType.FLOAT32 and model.buffers[tensor.buffer].data is None
+        if tensor.type == schema.TensorType.FLOAT32
+        and model.buffers[tensor.buffer].data is None
+        and index not in padded
     ]
     interpreter = Interpreter(model_path=str(source), num_threads=1, experimental_preserve_all_tensors=True)
     runner = interpreter.get_signature_runner(signature_name(None))
@@ -37,6 +41,40 @@ def activations(source: Path, model: Any, inputs: Sequence[Arrays]) -> dict[int,
         for index, halves in found.items():
             halves[number % 2].add(interpreter.get_tensor(index, 0))
     return found
+
+
+def _infinite_padding(content: bytes, model: Any) -> list[tuple[int, int, int]]:
+    """(input tensor, output tensor, buffer of the constant) of every operator that pads with minus infinity, as the
+    converter does before it takes a maximum."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph, found = model.subgraphs[0], []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        if max(code.builtinCode, code.deprecatedBuiltinCode) != schema.BuiltinOperator.PADV2:
+            continue
+        buffer = graph.tensors[operator.inputs[2]].buffer
+        if np.isneginf(np.frombuffer(buffer_data(content, model.buffers[buffer]), np.float32)).all():
+            found.append((operator.inputs[0], operator.outputs[0], buffer))
+    return found
+
+
+def with_finite_padding(source: Path, model: Any, ranges: dict[str, Any]) -> bytearray:
+    """The file's content with the lowest value that integers will have for minus infinity, which no integer stands for;
+    a maximum stays what it was. `ranges` get those of what was padded: the range from before."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = bytearray(source.read_bytes())
+    packed, tensors = schema.Model.GetRootAs(content, 0), model.subgraphs[0].tensors
+    lowest: dict[int, float] = {}  # of a buffer: several operators may share it, and integers stop at their own range
+    for before, after, buffer in _infinite_padding(bytes(content), model):
+        known = ranges[tensors[before].name.decode()]
+        lowest[buffer] = min(float(known["min"].min()), lowest.get(buffer, 0.0))
+        ranges[tensors[after].name.decode()] = {
+            side: np.full([1] * len(tensors[after].shape), value.flat[0], np.float32) for side, value in known.items()
+        }
+        packed.Buffers(buffer).DataAsNumpy()[:] = np.frombuffer(np.float32(lowest[buffer]).tobytes(), np.uint8)
+    return content
 
 
 def plan(

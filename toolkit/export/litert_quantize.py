@@ -131,7 +131,8 @@ def quantize(
     if method == "static-int8" and not as_network:
         linear = [layer for layer in layers if not layer.is_table]
         ranges, report["activations"] = _ranges(source, linear, parameters, inputs)
-    worker = quantizer.Quantizer(str(source))
+    float_model = litert_network.with_finite_padding(source, model, ranges) if as_network and ranges else str(source)
+    worker = quantizer.Quantizer(float_model)
     worker.load_quantization_recipe(rules.get_quantization_recipe())
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)  # one line for each of a layer's input lengths: weights are shared, as they should

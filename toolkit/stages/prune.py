@@ -1,9 +1,9 @@
 """`prune`: parts of a checkpoint go, those that real examples need least, and what is left recovers by training.
 
-In this order: positions beyond the truncation length, tokens that the data does not need, layers, feed-forward units,
-heads with their share of the width, and half of the weights that are left, in the pattern of `toolkit.sparsity`. Sizes
-are rounded to the multiple that the target's kernels work on. The output is a plain Hugging Face folder whose config
-says what is in it.
+Of a network of convolutions, channels. Of an encoder, in this order: positions beyond the truncation length, tokens
+that the data does not need, layers, feed-forward units, heads with their share of the width, and half of the weights
+that are left, in the pattern of `toolkit.sparsity`. Sizes are rounded to the multiple that the target's kernels work
+on. The output is a plain checkpoint folder whose config says what is in it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from toolkit import architecture, importance, sparsity, training, vocabulary
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
 from toolkit.importance import Method
+from toolkit.recipe import CHANNEL_MULTIPLE
 from toolkit.runtime.text import TextEncoder
 from toolkit.stages import Context, distill
 from toolkit.storage import write_json
 from toolkit.tasks.task import SPLITS, Task
 from toolkit.tasks.text import TextTask, max_length
 
-VERSION = 4
-LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+VERSION = 5
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "torch-pruning")
+_FFN_MULTIPLE = 32
 
 
 class Parameters(training.Hyperparameters):
@@ -38,10 +40,13 @@ class Parameters(training.Hyperparameters):
     layers: int | None = Field(None, ge=1, description="How many stay")
     ffn: float = Field(0.0, ge=0, lt=1, description="Share of the feed-forward units that goes")
     heads: float = Field(0.0, ge=0, lt=1, description="Share of the heads that goes, and of the width with them")
-    multiple: int = Field(32, ge=1, description="What the feed-forward width is rounded to")
+    multiple: int | None = Field(
+        None, ge=1, description="What the feed-forward width (None: 32) or the channels (None: 8) are rounded to"
+    )
     coverage: float | None = Field(None, ge=0, le=1, description="Share of the data's tokens that keep their own")
     vocabulary: int | None = Field(None, ge=1, description="The most tokens that stay")
     positions: bool = Field(False, description="Whether positions beyond max_length go")
+    channels: float = Field(0.0, ge=0, lt=1, description="Share of every convolution's channels that goes")
     sparsity: Literal["2:4"] | None = Field(None, description="Which weights of the encoder's linear layers are zero")
     importance: Method = "taylor"
     importance_examples: int = Field(512, ge=1)
@@ -64,7 +69,7 @@ def _run(
 
     task, labels = training.begin(context)
     model = load_for_training(source, task, labels, parameters.encoding)
-    before = architecture.shape(model.config)
+    before = _shape(model, parameters)
     model, trimmed = _trim(source, output, model, parameters, task, context)
     model.config.save_pretrained(output)  # the task's encoder reads it; training writes the one that holds
     names = input_names(model, task)
@@ -75,9 +80,11 @@ def _run(
         model = architecture.cut(model, architecture.Cut(layers=kept))
     if parameters.ffn or parameters.heads:
         model = _narrow(model, train, parameters, context)
+    if parameters.channels:
+        _narrow_channels(model, train, parameters, context)
     report: dict[str, Any] = {
         "shape_before": before,
-        "shape": architecture.shape(model.config),
+        "shape": _shape(model, parameters),
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": trimmed,
         "sparsity": _thin(model, train, parameters, context) if parameters.sparsity else None,
@@ -153,12 +160,37 @@ def _coverage(before: TextEncoder, after: TextEncoder, inputs: Sequence[Any], ke
 def _narrow(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> Any:
     """Feed-forward units, and heads with their share of the width, go by importance."""
     sizes = architecture.shape(model.config)
+    multiple = parameters.multiple or _FFN_MULTIPLE
     batches = training.sampled(train, parameters.importance_examples, context)
     return importance.narrowed(
         model,
         importance.measure(model, parameters.importance, batches, training.from_labels(train.task)),
-        ffn=importance.rounded(sizes["ffn"], parameters.ffn, parameters.multiple) if parameters.ffn else None,
+        ffn=importance.rounded(sizes["ffn"], parameters.ffn, multiple) if parameters.ffn else None,
         heads=max(1, round(sizes["heads"] * (1 - parameters.heads))) if parameters.heads else None,
+    )
+
+
+def _shape(model: Any, parameters: Parameters) -> dict[str, int]:
+    """The sizes of what the pruning is about."""
+    if parameters.channels:
+        from toolkit import channels
+
+        return channels.shape(model)
+    return architecture.shape(model.config)
+
+
+def _narrow_channels(model: Any, train: training.Examples, parameters: Parameters, context: Context) -> None:
+    """Channels of convolutions go by importance, in place."""
+    from toolkit import channels
+
+    channels.narrow(
+        model,
+        parameters.channels,
+        parameters.multiple or CHANNEL_MULTIPLE,
+        parameters.importance,
+        training.sampled(train, parameters.importance_examples, context),
+        training.from_labels(train.task),
+        train.batch([0]).inputs,
     )
 
 
@@ -170,7 +202,7 @@ def _thin(model: Any, train: training.Examples, parameters: Parameters, context:
     return sparsity.thin(model, importance.of_weights(model, parameters.importance, names, batches, loss))
 
 
-def check(parameters: Parameters, source: Checkpoint) -> None:
+def check(parameters: Parameters, source: Checkpoint, task: Task) -> None:
     """Refuse, before anything is run, a pruning that prunes nothing or cannot be done. Raises InputError."""
     if not (
         parameters.layers is not None
@@ -180,12 +212,24 @@ def check(parameters: Parameters, source: Checkpoint) -> None:
         or parameters.coverage is not None
         or parameters.vocabulary is not None
         or parameters.sparsity is not None
+        or parameters.channels
     ):
         raise InputError(
-            "Nothing to prune: name layers, a share of the ffn or of the heads, a vocabulary, positions or a sparsity."
+            "Nothing to prune: name layers, a share of the ffn or of the heads, a vocabulary, positions or a sparsity; "
+            "or a share of the channels of a network of convolutions."
         )
+    if parameters.channels:
+        _check_channels(parameters, source, task)
+        return
     architecture.family(str(source.config["model_type"]))
     if parameters.layers is not None:
         architecture.evenly(source.layers, parameters.layers)
     if parameters.coverage is not None or parameters.vocabulary is not None:
         vocabulary.check(vocabulary.read(source.folder), parameters.vocabulary)
+
+
+def _check_channels(parameters: Parameters, source: Checkpoint, task: Task) -> None:
+    if not task.is_convolutional(source):
+        raise InputError(f"--channels: {source.folder} is no network of convolutions.")
+    if parameters.ffn or parameters.heads or parameters.layers is not None or parameters.sparsity is not None:
+        raise InputError("--channels goes with no other pruning: a network of convolutions has no heads and no ffn.")

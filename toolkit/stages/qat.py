@@ -4,7 +4,8 @@ In every forward pass the weights, and what the method quantizes of the activati
 round them; the gradient passes the rounding as if it were not there (straight-through estimator, Bengio, Léonard and
 Courville, 2013; Jacob et al., 2018). The steps are those of quantization after training: weights symmetric, one step
 per output channel, or per block in 4 bits; `static-int8` takes its activation ranges from calibration examples before
-the first epoch, `dynamic-int8` those of each example.
+the first epoch, `dynamic-int8` those of each example. Batch norms keep the statistics that the artifact folds into its
+weights; steps per output channel are the same before and after the folding.
 
 The output is a plain Hugging Face folder with float weights, to be exported and quantized like any other.
 """
@@ -24,7 +25,7 @@ from toolkit.export.onnx_layers import LEAST_TABLE
 from toolkit.stages import Context, distill
 from toolkit.tasks.task import Example
 
-VERSION = 2
+VERSION = 3
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 _BATCH = 16
 
@@ -68,7 +69,7 @@ def _run(
         calibrating = training.Examples(task, encoder, [Example(each, None) for each in inputs], names)
         found = activations(model, calibrating)
     round_while_running(model, parameters, found)
-    without_dropout(model)
+    without_noise(model)
 
     train = training.encode(task, context.data, "train", encoder, names)
     loss = training.from_labels(task)
@@ -89,10 +90,12 @@ def _run(
 
 
 def activations(model: Any, examples: training.Examples) -> dict[str, ranges.Histogram]:
-    """The values that every linear layer reads over calibration examples, padding left out, by its name."""
+    """The values that every linear layer and convolution reads over calibration examples, padding left out, by its
+    name."""
     import torch
 
-    found = {name: ranges.Histogram() for name in _linear(model)}
+    layers = _layers(model)
+    found = {name: ranges.Histogram() for name in layers}
     mask: Any = None
 
     def note(name: str, _: Any, given: Any) -> None:
@@ -100,7 +103,7 @@ def activations(model: Any, examples: training.Examples) -> dict[str, ranges.His
         rows = values[mask] if mask is not None and values.shape[:2] == mask.shape else values
         found[name].add(rows.numpy())
 
-    hooks = [module.register_forward_pre_hook(functools.partial(note, name)) for name, module in _linear(model).items()]
+    hooks = [module.register_forward_pre_hook(functools.partial(note, name)) for name, module in layers.items()]
     model.eval()
     try:
         ordered = sorted(range(len(examples)), key=lambda i: examples.lengths[i])
@@ -115,22 +118,25 @@ def activations(model: Any, examples: training.Examples) -> dict[str, ranges.His
     return found
 
 
-def _linear(model: Any) -> dict[str, Any]:
+def _layers(model: Any) -> dict[str, Any]:
     import torch
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def round_while_running(model: Any, parameters: Parameters, found: dict[str, ranges.Histogram]) -> None:
-    """Let all linear layers and embeddings of a model compute with rounded values, in place. Its weights stay float.
+    """Let all linear layers, convolutions and embeddings of a model compute with rounded values, in place. Its weights
+    stay float.
 
-    `found` has the activations of each linear layer, for `static-int8`.
+    `found` has the activations of each layer, for `static-int8`.
     """
     import torch
 
     bits, block = (4, parameters.block_size) if parameters.method == "weight-int4" else (8, None)
+    layers = _layers(model)
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
+        if name in layers:
             reading: Callable[[Any], Any] = _as_it_is
             if parameters.method == "dynamic-int8":
                 reading = rounded_by_example
@@ -138,18 +144,32 @@ def round_while_running(model: Any, parameters: Parameters, found: dict[str, ran
                 low, high = found[name].range(parameters.calibration, parameters.percentile)
                 scale, zero = ranges.scale_and_zero(low, high, symmetric=False)
                 reading = functools.partial(_rounded_in_range, scale=scale, zero=zero)
-            module.forward = functools.partial(_linear_forward, module, reading, bits, block)
+            if isinstance(module, torch.nn.Linear):
+                module.forward = functools.partial(_linear_forward, module, reading, bits, block)
+            else:  # no format has convolutions in 4 bits
+                module.forward = functools.partial(_conv_forward, module, reading)
         elif isinstance(module, torch.nn.Embedding) and parameters.embeddings and module.weight.numel() >= LEAST_TABLE:
             module.register_forward_hook(lambda _, __, rows: rounded_weight(rows, 8, None))
 
 
-def without_dropout(model: Any) -> None:
-    """Train on what the artifact will compute: rounding is noise enough, and far smaller than dropout's."""
+def without_noise(model: Any) -> None:
+    """Train on what the artifact will compute: rounding is noise enough, and far smaller than that of dropout or of a
+    batch's own statistics."""
     import torch
 
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
+        elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.forward = functools.partial(_norm_forward, module)
+
+
+def _norm_forward(module: Any, values: Any) -> Any:
+    from torch.nn import functional
+
+    return functional.batch_norm(
+        values, module.running_mean, module.running_var, module.weight, module.bias, training=False, eps=module.eps
+    )
 
 
 def _as_it_is(values: Any) -> Any:
@@ -166,6 +186,11 @@ def _linear_forward(module: Any, reading: Callable[[Any], Any], bits: int, block
     from torch.nn import functional
 
     return functional.linear(reading(values), rounded_weight(module.weight, bits, block), module.bias)
+
+
+def _conv_forward(module: Any, reading: Callable[[Any], Any], values: Any) -> Any:
+    weight = rounded_weight(module.weight.flatten(1), 8, None).reshape(module.weight.shape)
+    return module._conv_forward(reading(values), weight, module.bias)
 
 
 def _straight_through(values: Any, rounded: Any) -> Any:
