@@ -1,7 +1,7 @@
 """Images and networks for the tests: nothing downloaded, nothing committed.
 
 The photographs come with scikit-image. The network is a few convolutions with the parts that real ones have: depthwise
-ones, norms, a residual.
+ones, norms, a residual, a pool with padding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Block(nn.Module):
 class Network(nn.Module):
     def __init__(self, classes, channels, width):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        first = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        # Padding counts: what is pooled may all be negative.
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(width), nn.MaxPool2d(3, stride=1, padding=1), nn.ReLU())
         self.blocks = nn.Sequential(Block(width), Block(width))
         self.head = nn.Linear(width, classes)
 

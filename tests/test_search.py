@@ -260,3 +260,50 @@ def test_what_a_shape_costs_follows_from_two_other_depths() -> None:
     assert np.asarray(two.times) == pytest.approx(np.asarray([[1.35e-3, 1.65e-3]] * 4))
     low = along(replace(one, latency=None, peak_rss_bytes=None), three, Shape(2, HALF, 0.99))
     assert low.latency is low.peak_rss_bytes is None
+
+
+def a_network_search(ms: dict[float, float], scores: dict[tuple[int, Narrow], float | None]) -> Scripted:
+    """Of a network of convolutions: there is nothing to distil into and no vocabulary. `ms` by the share pruned."""
+    workshop = a_workshop(["litert"])
+    workshop.reference = Finished(Path("reference"), {"report": {"score": ORIGINAL_SCORE}})
+    shares = [Narrow(channels=share) for share in ms if share]
+    plan = CompressPlan(when="always", reason="test", coverage=[], narrow=shares)
+    basis = a_candidate("litert int8", ms=ms[0], megabytes=10, workshop=workshop)
+
+    class Network(Scripted):
+        base, trim = Search.base, Search.trim
+
+        def probe(self) -> None:
+            def point(narrow: Narrow) -> Point:
+                cost = ms[narrow.channels]
+                return Point(Shape(0, narrow, 1.0), round(10e6 * min(1, cost)), Latency(cost, "estimate", cost, cost))
+
+            self._whole = {(whole := point(WHOLE)).shape: whole}
+            self.points = [point(narrow) for narrow in self.plan.narrow]
+
+        def a_link(self, shape: Shape, score: float) -> Link:
+            return replace(
+                Scripted.a_link(self, replace(shape, layers=1, narrow=HALF, coverage=0.99), score), name=str(shape)
+            )
+
+    return Network(workshop, basis, plan, cast(Chain, None), 0, scores=scores)
+
+
+def test_of_a_network_of_convolutions_channels_go() -> None:
+    most, half, some = (Narrow(channels=share) for share in (0.65, 0.5, 0.3))
+    search = a_network_search({0: 1.0, 0.5: 0.5, 0.3: 0.7, 0.65: 0.4}, {(0, half): None})
+    link = search.run()
+    assert link is not None and link.name == "30% of the channels pruned"
+    outcomes = {point.shape.narrow: point.outcome for point in search.points}
+    assert outcomes[half] == "rejected: hopeless"
+    assert outcomes[some] == "passed"
+    assert outcomes[most] == "not tried: no budget asks for so small a model"
+
+
+def test_a_share_of_the_channels_that_does_not_pay_is_not_trained() -> None:
+    search = a_network_search({0: 1.0, 0.01: 1.0}, {})
+    assert search.run() is None
+    assert search.trained == 0
+    assert search.outcome.startswith(
+        "No shape is worth a training. The nearest is 1% of the channels pruned: pruning does not pay: "
+    )

@@ -422,7 +422,8 @@ class Search:
         order = self.order()
         if not order:
             nearest = min(self.points, key=self.excess)
-            self.outcome = f"No shape keeps to the budgets. The nearest is {nearest.shape}: {nearest.outcome}"
+            why = "No shape keeps to the budgets" if self.by_budget else "No shape is worth a training"
+            self.outcome = f"{why}. The nearest is {nearest.shape}: {nearest.outcome}"
             return None
         self._teach()
         best: Link | None = None
