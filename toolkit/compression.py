@@ -91,7 +91,7 @@ class Chain:
             inputs={"source": source.sha256, **{f"teaching {i}": each.sha256 for i, each in enumerate(teaching)}},
             data=self.data,
             threads=local.cores(),
-            key_parameters={**given, "tensorboard": None},
+            key_parameters={**given, "tensorboard": None, "track": []},
             resumable=bool(given.get("epochs", 1)),
             with_torch=True,
         )

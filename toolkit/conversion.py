@@ -35,6 +35,7 @@ from toolkit.runtime.manifest import Manifest
 from toolkit.storage import check_output, sha256_path
 from toolkit.target import Target
 from toolkit.tasks.task import Task
+from toolkit.training import trackers
 
 DEFAULT_TASK = "text-classification"
 # With fewer examples a part of them teaches a student little, and the rest measures it badly.
@@ -79,6 +80,7 @@ class Options:
     weights: str | None = None  # of a network that is given as FILE.py:FUNCTION
     cache_dir: str | None = None
     tensorboard: str | None = None
+    track: Sequence[str] = ()  # wandb, mlflow
 
 
 def options(**given: Any) -> Options:
@@ -146,6 +148,7 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
     score.parse(options.min_score)
+    trackers.check(options.track)
     output = Path(options.output or f"{Path(options.model.rpartition(':')[2]).resolve().name}-{target.name}")
     check_output(output, options.overwrite, marker)
     cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
@@ -202,7 +205,7 @@ def bf16_pays(task: Task, checkpoint: Checkpoint) -> bool:
 def _further(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
     model = stages.get("finetune").Parameters
-    known = [name for name in model.model_fields if name not in ("encoding", "tensorboard")]
+    known = [name for name in model.model_fields if name not in ("encoding", "tensorboard", "track")]
     for name in given:
         if name not in known:
             raise InputError(f"Fine-tuning has no parameter '{name}'; it has: {', '.join(sorted(known))}.")
@@ -222,6 +225,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "batch_size": options.batch_size,
         "bf16": bf16_pays(task, checkpoint),
         "tensorboard": options.tensorboard,
+        "track": list(options.track),
         **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
     hyperparameters |= _further(options.training)
@@ -314,7 +318,7 @@ def finetune(runner: Runner, made: Plan, data: Finished) -> Finished:
         inputs={"source": made.checkpoint.sha256},
         data=data,
         threads=local.cores(),
-        key_parameters={**parameters, "tensorboard": None},
+        key_parameters={**parameters, "tensorboard": None, "track": []},
         resumable=True,
         with_torch=True,
     )

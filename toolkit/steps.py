@@ -26,6 +26,7 @@ from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.storage import check_output, explained, publish_folder, sha256_path, write_json
+from toolkit.training import trackers
 
 RECEIPT = "receipt.json"
 
@@ -200,6 +201,7 @@ def distill(
     `width`; or a config file, of which a model with random weights is made. `hidden` and `attention` weigh the losses
     between layers; `parameters` are further ones of the stage. Writes a Hugging Face folder. Raises InputError.
     """
+    trackers.check((parameters or {}).get("track", ()))
     made = _plan(output, options)
     others = [_trained(Path(name), made.task.NAME, made.options.allow_code) for name in teachers]
     if unlabeled:
@@ -257,6 +259,7 @@ def prune(
     """
     if unlabeled and not learn_from_itself:
         raise InputError(f"{unlabeled} has no labels to recover on; leave out --unlabeled or --from-labels.")
+    trackers.check(parameters.get("track", ()))
     made = _plan(output, options)
     if unlabeled:
         made.task.check_unlabeled(Path(unlabeled), unlabeled_column)

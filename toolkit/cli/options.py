@@ -113,7 +113,7 @@ def data_options(function: F) -> F:
     return function
 
 
-TRAINING = ("epochs", "learning_rate", "batch_size", "tensorboard")  # what `training` adds
+TRAINING = ("epochs", "learning_rate", "batch_size", "tensorboard", "track")  # what `training` adds
 
 
 def training(*, epochs: int, learning_rate: float, least_epochs: int = 1, help: str = "") -> Callable[[F], F]:
@@ -133,6 +133,12 @@ def training(*, epochs: int, learning_rate: float, least_epochs: int = 1, help: 
                 ),
                 click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
                 click.option("--tensorboard", metavar="FOLDER", help="Write TensorBoard logs of the training."),
+                click.option(
+                    "--track",
+                    type=click.Choice(["wandb", "mlflow"]),
+                    multiple=True,
+                    help="Report the training to Weights & Biases or MLflow, as their environment variables say.",
+                ),
             ]
         ):
             function = option(function)

@@ -53,6 +53,7 @@ class Hyperparameters(BaseModel):
     layer_decay: float = Field(1.0, gt=0, le=1, description="Each layer learns at this share of the rate of the next")
     encoding: dict[str, Any] = Field({}, description="Settings of the task's encoder")
     tensorboard: str | None = None
+    track: list[trackers.Name] = []
 
 
 @dataclass
