@@ -15,6 +15,7 @@ from typing import Any
 
 import toolkit
 from tests.conftest import write_csv
+from tests.small_inputs import one_layer
 from tests.stage_runs import saved
 from toolkit import steps
 from toolkit.runner import Silent
@@ -143,18 +144,18 @@ main()
 """
 
 
-def test_two_processes_train_one_checkpoint(encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path) -> None:
-    (tmp_path / "spied_toolkit.py").write_text(SPY)
-    data = write_csv(tmp_path / "some.csv", sentences[:207])
+def in_two_processes(folder: Path, *arguments: Any) -> tuple[dict[str, Any], list[list[str]]]:
+    """`toolkit finetune` in two processes: what it printed, and of each epoch the weights' hash, the score and the
+    size of the validation split, which both processes must agree on."""
+    (folder / "spied_toolkit.py").write_text(SPY)
     # What `accelerate launch` runs for several devices; for several processes on a CPU it would want MPI.
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "-m", "spied_toolkit", "finetune", encoder, "--data", data, "--epochs", "2", "--batch-size", "2",
-        "--tensorboard", tmp_path / "logs", "-o", tmp_path / "tuned", "--json",
+        "-m", "spied_toolkit", "finetune", *arguments, "-o", folder / "tuned", "--json",
     ]  # fmt: skip
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(toolkit.__file__).parent.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(Path(toolkit.__file__).parent.parent)]),
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
@@ -162,15 +163,31 @@ def test_two_processes_train_one_checkpoint(encoder: Path, sentences: list[tuple
         list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout)  # one document: the other process is silent
+    ranks = [(folder / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    return json.loads(done.stdout), [line.split() for line in ranks[0].splitlines()]  # the other process is silent
+
+
+def test_two_processes_train_one_checkpoint(encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "some.csv", sentences[:207])
+    result, epochs = in_two_processes(
+        tmp_path, encoder, "--data", data, "--epochs", "2", "--batch-size", "2", "--tensorboard", tmp_path / "logs"
+    )
     receipt = json.loads((tmp_path / "tuned" / "receipt.json").read_text())["report"]
     assert result["processes"] == receipt["processes"] == 2
-    ranks = [(tmp_path / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
-    assert ranks[0] == ranks[1]  # the same weights and the same score after each epoch
-    lines = [line.split() for line in ranks[0].splitlines()]
-    assert len(lines) == 2
-    assert lines[0][0] != lines[1][0]
-    assert int(lines[0][2]) % 8 == 1  # the two shares of the validation split need different numbers of batches
+    assert len(epochs) == 2
+    assert epochs[0][0] != epochs[1][0]
+    assert int(epochs[0][2]) % 8 == 1  # the two shares of the validation split need different numbers of batches
     assert len(saved(tmp_path / "tuned")) == 64
     assert len(list((tmp_path / "logs").iterdir())) == 1
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_two_processes_agree_on_what_two_passes_teach(few: Path, tmp_path: Path) -> None:
+    """Two forward passes and one gradient more, and still the gradients of both processes count."""
+    result, epochs = in_two_processes(
+        tmp_path, one_layer(tmp_path / "model"), "--data", few, "--epochs", "2", "--batch-size", "8", "--augment",
+        "word_dropout=0.1", "--training", "r_drop=1", "--training", "adversarial=0.5", "--training", "accumulate=2",
+    )  # fmt: skip
+    assert result["processes"] == 2
+    assert epochs[0][0] != epochs[1][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import time
@@ -64,6 +65,7 @@ class Options:
     adapt: str = "full"  # which weights fine-tuning changes (`toolkit.adapters`)
     rank: int = 8
     training: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the stage finetune
+    augment: Mapping[str, Any] = field(default_factory=dict)  # of the task's augmentation
     options: Mapping[str, Any] = field(default_factory=dict)  # the task's own
     min_score: str = "99%"
     max_latency_ms: float | None = None
@@ -89,7 +91,7 @@ def options(**given: Any) -> Options:
     own = {name: value for name, value in given.items() if name not in known | {"option"} and value is not None}
     own |= dict(given.get("option") or ())
     fitting = {name: value for name, value in given.items() if name in known}
-    fitting["training"] = dict(fitting.get("training") or ())
+    fitting |= {name: dict(fitting.get(name) or ()) for name in ("training", "augment")}
     return Options(**fitting, options=own)
 
 
@@ -205,7 +207,7 @@ def bf16_pays(task: Task, checkpoint: Checkpoint) -> bool:
 def _further(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
     model = stages.get("finetune").Parameters
-    known = [name for name in model.model_fields if name not in ("encoding", "tensorboard", "track")]
+    known = [name for name in model.model_fields if name not in ("augment", "encoding", "tensorboard", "track")]
     for name in given:
         if name not in known:
             raise InputError(f"Fine-tuning has no parameter '{name}'; it has: {', '.join(sorted(known))}.")
@@ -229,7 +231,14 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
     hyperparameters |= _further(options.training)
+    if augment := task.augmentation(options.augment):
+        hyperparameters["augment"] = augment
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
+    if finetune.parameters is not None:
+        stage = importlib.import_module("toolkit.stages.finetune")
+        stage.check(stage.Parameters.model_validate(finetune.parameters), task, checkpoint)
+    elif augment:
+        raise InputError(f"--augment {next(iter(augment))}: nothing is trained here ({finetune.reason}).")
     budgets = recipe.Budgets(
         min_score=options.min_score,
         max_latency_ms=options.max_latency_ms,

@@ -157,6 +157,7 @@ def training_options(function: F) -> F:
             ),
             click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of lora."),
             click.option("--training", multiple=True, type=Setting(), help="Another one: docs/verbs/finetune.md."),
+            click.option("--augment", multiple=True, type=Setting(), help="Change training examples: docs/tasks.md."),
         ]
     ):  # fmt: skip
         function = option(function)

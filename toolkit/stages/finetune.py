@@ -9,14 +9,17 @@ from typing import Any
 from pydantic import Field
 
 from toolkit import adapters, training
+from toolkit.checkpoint import Checkpoint
+from toolkit.errors import InputError
 from toolkit.stages import Context
+from toolkit.tasks.task import Task
 
 VERSION = 4
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers")
 
 
 class Parameters(training.Hyperparameters):
-    """Hyperparameters of the loop, and which weights learn."""
+    """Hyperparameters of the loop, which weights learn, and what keeps them from learning by heart."""
 
     adapt: adapters.Method = "full"
     rank: int = Field(8, ge=1, description="Of `lora`: the width of its matrices")
@@ -24,6 +27,19 @@ class Parameters(training.Hyperparameters):
     adapter_dropout: float = Field(0.0, ge=0, lt=1)
     balanced: bool = Field(False, description="Whether rare classes count as much as frequent ones")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: dict[str, Any] = Field({}, description="Settings of the task's augmentation; off without any")
+    r_drop: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight of the distance between two dropouts")
+    adversarial: float = Field(0.0, ge=0, allow_inf_nan=False, description="How far embeddings are moved")
+
+
+def check(parameters: Parameters, task: Task, source: Checkpoint) -> None:
+    """Refuse, before anything is run, what such a model cannot learn by. Raises InputError."""
+    if parameters.r_drop and task.ANSWERS != "classes":
+        raise InputError(f"--training r_drop compares classes, and {task.NAME} has none. Leave it out.")
+    if parameters.adversarial and source.config.get("model_type") == "module":
+        raise InputError(
+            "--training adversarial needs a transformers model; a network has no input embeddings. Leave it out."
+        )
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -43,7 +59,8 @@ def _run(
     model = load_for_training(source, task, labels, parameters.encoding)
     names = input_names(model, task)
     encoder = task.encoder(source, parameters.encoding, inputs=names)
-    train = training.encode(task, context.data, "train", encoder, names)
+    augmenter = training.augmenter(task, parameters.augment, labels, context.seed)
+    train = training.encode(task, context.data, "train", encoder, names, augmenter)
     model = adapters.adapt(
         model, parameters.adapt, rank=parameters.rank, alpha=parameters.alpha, dropout=parameters.adapter_dropout
     )
@@ -52,7 +69,11 @@ def _run(
     if adapters.is_adapted(model):
         merger = adapters.Merger(training.encode(task, context.data, "validation", encoder, names))
     weights = training.balanced_weights(train, len(labels)) if parameters.balanced else None
-    loss = training.from_labels(task, weights=weights, smoothing=parameters.label_smoothing)
+    if parameters.r_drop:
+        training.check_dropout(model, train.batch(range(min(2, len(train)))))
+    loss = training.from_labels(task, weights=weights, smoothing=parameters.label_smoothing, r_drop=parameters.r_drop)
+    if parameters.adversarial:
+        loss = training.adversarial(loss, training.input_embeddings(model), parameters.adversarial)
     report = training.fit(
         model, parameters, context, stop, output,
         labels=labels, train=train, loss=loss, files=source,

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from toolkit import data
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime import image
 from toolkit.runtime.encoder import SPEC, Encoder, read_spec
 from toolkit.runtime.image import ImageEncoder
 from toolkit.storage import sha256_file, sha256_json, sha256_path, write_json
-from toolkit.tasks import image_sources
+from toolkit.tasks import image_augmentation, image_sources
+from toolkit.tasks.augmentation import Soft
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
 _PROCESSOR = "preprocessor_config.json"  # as transformers writes it
@@ -51,6 +53,7 @@ class ImageClassification(Task):
     INPUT_NAMES = (image.NAME,)
     LAZY = True
     Preparation = ImagePreparation
+    Augmentation = image_augmentation.ImageAugmentation
 
     # Data
 
@@ -151,6 +154,26 @@ class ImageClassification(Task):
         suffix = Path(given).suffix.lower()
         shutil.copy(given, folder / f"{name}{suffix}")
         return {"file": f"{name}{suffix}"}
+
+    # Augmentation
+
+    def augmented(
+        self, example: Example, encoder: Encoder, settings: Any, generator: np.random.Generator, names: Sequence[str]
+    ) -> tuple[Arrays, NDArray[np.int64]]:
+        assert isinstance(encoder, ImageEncoder)  # noqa: S101 - this task's own
+        pixels = encoder.seen(example.input)
+        pixels = image_augmentation.changed(pixels, settings, encoder.spec["resample"], generator)
+        return {encoder.name: encoder.normalized(pixels)[None]}, self.truth([example])
+
+    def mixed(
+        self,
+        arrays: Arrays,
+        labels: NDArray[np.int64],
+        settings: Any,
+        generator: np.random.Generator,
+        names: Sequence[str],
+    ) -> tuple[Arrays, NDArray[np.int64] | Soft]:
+        return image_augmentation.mixed(arrays, labels, settings, generator, len(names))
 
     # Answers
 

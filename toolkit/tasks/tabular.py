@@ -10,14 +10,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from toolkit import data
 from toolkit.answers.classes import calibration_error, softmax
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime import tabular as runtime
 from toolkit.runtime.encoder import SPEC, Encoder, read_spec
 from toolkit.runtime.tabular import RowEncoder, category, is_missing, number
 from toolkit.storage import write_json
+from toolkit.tasks.augmentation import Augmentation, Soft, mixup
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
 _MOST_CATEGORIES = 50  # of a column; rarer ones are unknown
@@ -34,6 +37,12 @@ class TablePreparation(Preparation):
     categorical: tuple[str, ...] = ()
 
 
+class TableAugmentation(Augmentation):
+    """`mixup`: alpha of the Beta distribution of the shares (Zhang et al., 2018); encoded rows are mixed."""
+
+    mixup: float = Field(0.0, ge=0)
+
+
 class Tabular(Task):
     """A row, one label."""
 
@@ -45,6 +54,7 @@ class Tabular(Task):
     INPUT_NAMES = (runtime.NAME,)
     NETWORKS: ClassVar[dict[str, Path]] = {"mlp": Path(__file__).with_name("mlp.py")}
     Preparation = TablePreparation
+    Augmentation = TableAugmentation
 
     # Data
 
@@ -130,6 +140,18 @@ class Tabular(Task):
 
     def preprocessing(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
         return {"kind": "table", "path": SPEC}
+
+    # Augmentation
+
+    def mixed(
+        self,
+        arrays: Arrays,
+        labels: NDArray[np.int64],
+        settings: Any,
+        generator: np.random.Generator,
+        names: Sequence[str],
+    ) -> tuple[Arrays, NDArray[np.int64] | Soft]:
+        return mixup(arrays, labels, settings.mixup, generator, len(names)) if settings.mixup else (arrays, labels)
 
     # Answers
 

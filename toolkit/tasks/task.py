@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit import data
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime.encoder import Encoder
 from toolkit.storage import sha256_file, sha256_json, sha256_path
+from toolkit.tasks.augmentation import Augmentation, Soft, soft_cross_entropy
 
 SPLITS = ("train", "validation", "eval")
 _FRACTIONS = (0.72, 0.08, 0.20)
@@ -68,6 +70,7 @@ class Task(ABC):
     KEEPS_WIDTH: ClassVar[bool] = False  # whether a smaller model must be as wide
     NETWORKS: ClassVar[Mapping[str, Path]] = {}  # networks that come with the toolkit: name → file with `build`
     Preparation: ClassVar[type[Preparation]] = Preparation
+    Augmentation: ClassVar[type[Augmentation]] = Augmentation
 
     # Data
 
@@ -207,6 +210,41 @@ class Task(ABC):
         """At most `most` input lengths that suit examples, for formats with fixed shapes; None: there is only one."""
         return None
 
+    # Augmentation
+
+    def augmentation(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of `--augment` that change something. Raises InputError for one that the task has not."""
+        known = list(self.Augmentation.model_fields)
+        for name in own:
+            if name not in known:
+                has = f"it has: {', '.join(known)}" if known else "it has none"
+                raise InputError(f"The task {self.NAME} has no augmentation '{name}'; {has}.")
+        try:
+            made = self.Augmentation.model_validate(dict(own))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"--augment {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        return made.model_dump(mode="json", exclude_defaults=True)
+
+    def augmented(
+        self, example: Example, encoder: Encoder, settings: Any, generator: np.random.Generator, names: Sequence[str]
+    ) -> tuple[Arrays, NDArray[np.int64]] | None:
+        """(the inputs, the labels of its rows) of an example that was changed at random; None: it is left as it is.
+        `settings` are the task's `Augmentation`, `names` the labels' names."""
+        return None
+
+    def mixed(
+        self,
+        arrays: Arrays,
+        labels: NDArray[np.int64],
+        settings: Any,
+        generator: np.random.Generator,
+        names: Sequence[str],
+    ) -> tuple[Arrays, NDArray[np.int64] | Soft]:
+        """The inputs and labels of a batch after its examples were mixed with each other: then the labels are soft,
+        float32[rows, classes]."""
+        return arrays, labels
+
     # Answers
 
     @property
@@ -232,10 +270,14 @@ class Task(ABC):
         return [str(example.input) for example in examples]
 
     def loss(self, answers: Any, labels: Any, *, weights: Any = None, smoothing: float = 0.0) -> Any:
-        """How wrong rows of answers are, a scalar tensor; rows whose label is -1 do not count. `weights` float[classes]
-        say how much each class counts, `smoothing` is the share of certainty that goes to all classes alike."""
+        """How wrong rows of answers are, a scalar tensor. `labels` are int64[rows], and rows whose label is -1 do not
+        count; or float[rows, classes], how much of each class is right, and a row counts as much as is known of it.
+        `weights` float[classes] say how much each class counts, `smoothing` is the share of certainty that goes to all
+        classes alike."""
         from torch.nn import functional
 
+        if labels.ndim == 2:
+            return soft_cross_entropy(answers.float(), labels, weights, smoothing)
         if not bool((labels >= 0).any()):
             return answers.sum() * 0
         return functional.cross_entropy(

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit import data as tables
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime.encoder import Encoder
 from toolkit.runtime.text import TextEncoder
 from toolkit.tasks import lengths as input_lengths
+from toolkit.tasks import text_augmentation
 from toolkit.tasks.task import Example, Preparation, Task
 from toolkit.tasks.unigrams import randomness
 
@@ -47,6 +50,7 @@ class TextTask(Task):
     FILES = ("tokenizer.json", "tokenizer_config.json")
     INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
     Preparation = TextPreparation
+    Augmentation = text_augmentation.TextAugmentation
     Tokenizer: ClassVar[type[TextEncoder]] = TextEncoder
 
     # Data
@@ -154,6 +158,13 @@ class TextTask(Task):
         encoder = self.tokenizer(folder, longest)
         counts = [len(encoder.ids(example.input)) for example in examples]
         return input_lengths.choose_buckets(counts, longest, most)
+
+    # Augmentation
+
+    def augmented(
+        self, example: Example, encoder: Encoder, settings: Any, generator: np.random.Generator, names: Sequence[str]
+    ) -> tuple[Arrays, NDArray[np.int64]]:
+        return encoder(text_augmentation.changed(example.input, settings, generator)), self.truth([example])
 
     # Calibration
 

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit import data
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime import token_classification as runtime
+from toolkit.runtime.encoder import Encoder
 from toolkit.runtime.token_classification import OUTSIDE, WordEncoder
-from toolkit.tasks import tagged_files
+from toolkit.tasks import tagged_files, text_augmentation
 from toolkit.tasks.task import Example, split
 from toolkit.tasks.text import TextPreparation, TextTask
 
@@ -73,6 +75,14 @@ class TokenClassification(TextTask):
             return [words for words, _ in tagged_files.lines(path)][:most]
         return super().examples_of(path, most)
 
+    # Augmentation
+
+    def augmented(
+        self, example: Example, encoder: Encoder, settings: Any, generator: np.random.Generator, names: Sequence[str]
+    ) -> tuple[Arrays, NDArray[np.int64]]:
+        changed = augmented(example, settings, generator, names)
+        return encoder(changed.input), self.truth([changed])
+
     # Answers
 
     def rows(self, output: Any, inputs: Mapping[str, Any]) -> Any:
@@ -121,6 +131,33 @@ class TokenClassification(TextTask):
         self, path: Path, options: Mapping[str, Any], names: Sequence[str]
     ) -> tuple[list[Any], list[int] | None]:
         return list(self.unlabeled(path, options.get("text_column"))), None
+
+
+def augmented(
+    example: Example,
+    settings: text_augmentation.TextAugmentation,
+    generator: np.random.Generator,
+    names: Sequence[str],
+) -> Example:
+    """Words with their tags after what the settings ask for. A word that is left out takes its tag along, and words
+    exchange their places only with words of the same tag, so that every entity stays one."""
+    places = text_augmentation.remaining(len(example.input), settings.word_dropout, generator)
+    labels = None if example.label is None else [example.label[place] for place in places]
+    order = text_augmentation.exchanged(labels or [0] * len(places), settings.word_swap, generator)
+    words = [example.input[places[place]] for place in order]
+    return Example(
+        text_augmentation.misspelt(words, settings.typos, generator), None if labels is None else _begun(labels, names)
+    )
+
+
+def _begun(labels: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Tags of which some were left out: where an entity lost its beginning, what follows begins it."""
+    made: list[int] = []
+    for place, label in enumerate(labels):
+        prefix, _, kind = names[label].partition("-")
+        goes_on = place > 0 and names[labels[place - 1]] in (f"B-{kind}", f"I-{kind}")
+        made.append(names.index(f"B-{kind}") if prefix == "I" and not goes_on else label)
+    return made
 
 
 def _scores(right: int, predicted: int, there: int) -> dict[str, float]:

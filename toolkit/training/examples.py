@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
 from toolkit.runtime.encoder import Encoder
 from toolkit.stages import Context
 from toolkit.tasks.task import Example, Task
+from toolkit.training.augmentation import Augmenter
 
 _LENGTH_STEP = 8  # tokens
 _SAMPLED_BATCH = 8  # examples
@@ -26,7 +28,20 @@ class Batch:
     indices: list[int]
     arrays: Arrays  # what the encoder gave, stacked
     inputs: dict[str, Any]  # tensors that the model takes
-    labels: Any  # int64[rows]: the right class of each row of the answers; -1: nobody knows it
+    # int64[rows]: the right class of each row of the answers, -1: nobody knows it; or float32[rows, classes]: how much
+    # of each class is right, where examples were mixed
+    labels: Any
+
+    def twice(self) -> Batch:
+        """Every example twice: behind all of them, all of them again."""
+        import torch
+
+        return Batch(
+            self.indices * 2,
+            {name: np.concatenate([array, array]) for name, array in self.arrays.items()},
+            {name: torch.cat([tensor, tensor]) for name, tensor in self.inputs.items()},
+            torch.cat([self.labels, self.labels]),
+        )
 
 
 def grouped_batches(
@@ -54,10 +69,18 @@ def grouped_batches(
 
 class Examples:
     """Examples of a task, encoded when they are needed, and kept unless they are too large; `names` are the inputs that
-    the model takes."""
+    the model takes. `augmenter` changes them at random for those who ask for an epoch's."""
 
-    def __init__(self, task: Task, encoder: Encoder, examples: Sequence[Example], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        encoder: Encoder,
+        examples: Sequence[Example],
+        names: Sequence[str],
+        augmenter: Augmenter | None = None,
+    ) -> None:
         self.task, self.encoder, self.examples, self.names = task, encoder, examples, list(names)
+        self.augmenter = augmenter
         self.labels = [task.truth([example]) for example in examples]
         self._encoded: list[Arrays] | None = None
 
@@ -77,18 +100,29 @@ class Examples:
         """How long each example is; batches are made of like ones."""
         return [1 if self.task.LAZY else self.encoder.length(self.arrays(index)) for index in range(len(self))]
 
-    def batch(self, indices: Sequence[int], device: Any = "cpu") -> Batch:
-        """Some examples together, on a device. Lengths are a multiple of 8: oneDNN keeps a kernel and its workspace for
-        every shape that it has seen."""
+    def batch(self, indices: Sequence[int], device: Any = "cpu", epoch: int | None = None) -> Batch:
+        """Some examples together, on a device: as they are, or as an `epoch` of a training sees them. Lengths are a
+        multiple of 8: oneDNN keeps a kernel and its workspace for every shape that it has seen."""
         import torch
 
-        arrays = self.encoder.batch([self.arrays(i) for i in indices], _LENGTH_STEP)
+        found = [self._seen(i, epoch) for i in indices]
+        arrays = self.encoder.batch([arrays for arrays, _ in found], _LENGTH_STEP)
+        known = np.concatenate([labels for _, labels in found])
+        if self.augmenter is not None and epoch is not None:
+            arrays, known = self.augmenter.batch(arrays, known, indices, epoch)
         inputs = {name: torch.from_numpy(arrays[name]).to(device) for name in self.names}
         for name, tensor in inputs.items():
             if tensor.ndim == 4:  # of images: CPU kernels of convolutions are faster with the channels last
                 inputs[name] = tensor.contiguous(memory_format=torch.channels_last)
-        labels = torch.from_numpy(np.concatenate([self.labels[i] for i in indices])).to(device)
-        return Batch(list(indices), arrays, inputs, labels)
+        return Batch(list(indices), arrays, inputs, torch.from_numpy(known).to(device))
+
+    def _seen(self, index: int, epoch: int | None) -> tuple[Arrays, NDArray[np.int64]]:
+        """One example's inputs and labels, as an epoch sees them if one is named."""
+        if self.augmenter is not None and epoch is not None:
+            changed = self.augmenter.example(self.examples[index], self.encoder, index, epoch)
+            if changed is not None:
+                return changed
+        return self.arrays(index), self.labels[index]
 
     def rows(self, answers: Any, indices: Sequence[int]) -> list[Any]:
         """The answers of a batch, split by example."""
@@ -96,9 +130,11 @@ class Examples:
         return np.split(answers, ends[:-1])
 
 
-def encode(task: Task, data: Path, split: str, encoder: Encoder, names: Sequence[str]) -> Examples:
+def encode(
+    task: Task, data: Path, split: str, encoder: Encoder, names: Sequence[str], augmenter: Augmenter | None = None
+) -> Examples:
     """The prepared examples of one split."""
-    return Examples(task, encoder, task.read_examples(data, split), names)
+    return Examples(task, encoder, task.read_examples(data, split), names, augmenter)
 
 
 def answer(task: Task, model: Any, batch: Batch, **options: Any) -> tuple[Any, Any]:

@@ -192,7 +192,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = parameters.learning_rate * group["share"] * learning_rate_factor(step, total, warmup)
             with self.accelerator.autocast():
-                loss = self.loss(self.model, self.train.batch(share, self.accelerator.device))
+                loss = self.loss(self.model, self.train.batch(share, self.accelerator.device, number))
             self.accelerator.backward(loss / parameters.accumulate)
             if (index + 1) % parameters.accumulate == 0 or index + 1 == len(batches):
                 self.accelerator.clip_grad_norm_(self.model.parameters(), parameters.max_gradient_norm)
