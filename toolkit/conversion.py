@@ -198,10 +198,10 @@ def bf16_pays() -> bool:
     return "avx512_bf16" in local.isa() or "amx_bf16" in local.isa()
 
 
-def _further(given: Mapping[str, Any]) -> dict[str, Any]:
+def further(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
     model = stages.get("finetune").Parameters
-    known = [name for name in model.model_fields if name not in ("encoding", "tensorboard")]
+    known = [name for name in model.model_fields if name not in ("encoding", "tensorboard", "continual")]
     for name in given:
         if name not in known:
             raise InputError(f"Fine-tuning has no parameter '{name}'; it has: {', '.join(sorted(known))}.")
@@ -213,9 +213,9 @@ def _further(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
-    """The recipe that options, checkpoint and target lead to."""
-    hyperparameters = {
+def hyperparameters(options: Options, task: Task, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Parameters of the stage finetune that options lead to. Raises InputError."""
+    found = {
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
@@ -224,8 +224,12 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "tensorboard": options.tensorboard,
         **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
-    hyperparameters |= _further(options.training)
-    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
+    return found | further(options.training)
+
+
+def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
+    """The recipe that options, checkpoint and target lead to."""
+    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters(options, task, checkpoint))
     budgets = recipe.Budgets(
         min_score=options.min_score,
         max_latency_ms=options.max_latency_ms,
@@ -328,7 +332,9 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
         data = prepare(runner, made)
         original = made.checkpoint
         if made.recipe.finetune.parameters is not None:
-            original = checkpoints.inspect(finetune(runner, made, data).output, made.task)
+            tuned = finetune(runner, made, data)
+            original = checkpoints.inspect(tuned.output, made.task)
+            runner.note(tuned, checkpoint=original.sha256)
         workshop = Workshop(
             runner=runner,
             recipe=made.recipe,
@@ -444,6 +450,7 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
         "labels": workshop.names(),
         "preprocessing": task.preprocessing(folder, encoding),
         "golden": {"path": bundles.GOLDEN},
+        "checkpoint": {"sha256": workshop.checkpoint.sha256},
         "source_model": {
             "name": Path(made.recipe.model.rpartition(":")[2]).resolve().name,
             "sha256": made.checkpoint.sha256,
