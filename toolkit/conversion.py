@@ -204,10 +204,11 @@ def bf16_pays(task: Task, checkpoint: Checkpoint) -> bool:
     return ("avx512_bf16" in local.isa() or "amx_bf16" in local.isa()) and not task.is_convolutional(checkpoint)
 
 
-def _further(given: Mapping[str, Any]) -> dict[str, Any]:
+def further(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
     model = stages.get("finetune").Parameters
-    known = [name for name in model.model_fields if name not in ("augment", "encoding", "tensorboard", "track")]
+    elsewhere = ("augment", "continual", "encoding", "tensorboard", "track")  # those have options of their own
+    known = [name for name in model.model_fields if name not in elsewhere]
     for name in given:
         if name not in known:
             raise InputError(f"Fine-tuning has no parameter '{name}'; it has: {', '.join(sorted(known))}.")
@@ -219,9 +220,9 @@ def _further(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
-    """The recipe that options, checkpoint and target lead to."""
-    hyperparameters = {
+def hyperparameters(options: Options, task: Task, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Parameters of the stage finetune that options lead to. Raises InputError."""
+    found = {
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
@@ -230,15 +231,19 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         "track": list(options.track),
         **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
     }
-    hyperparameters |= _further(options.training)
+    found |= further(options.training)
     if augment := task.augmentation(options.augment):
-        hyperparameters["augment"] = augment
-    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
-    if finetune.parameters is not None:
-        stage = importlib.import_module("toolkit.stages.finetune")
-        stage.check(stage.Parameters.model_validate(finetune.parameters), task, checkpoint)
-    elif augment:
-        raise InputError(f"--augment {next(iter(augment))}: nothing is trained here ({finetune.reason}).")
+        found["augment"] = augment
+    stage = importlib.import_module("toolkit.stages.finetune")
+    stage.check(stage.Parameters.model_validate(found), task, checkpoint)
+    return found
+
+
+def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
+    """The recipe that options, checkpoint and target lead to."""
+    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters(options, task, checkpoint))
+    if options.augment and finetune.parameters is None:
+        raise InputError(f"--augment {next(iter(options.augment))}: nothing is trained here ({finetune.reason}).")
     budgets = recipe.Budgets(
         min_score=options.min_score,
         max_latency_ms=options.max_latency_ms,
@@ -344,7 +349,9 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
         data = prepare(runner, made)
         original = made.checkpoint
         if made.recipe.finetune.parameters is not None:
-            original = checkpoints.inspect(finetune(runner, made, data).output, made.task)
+            tuned = finetune(runner, made, data)
+            original = checkpoints.inspect(tuned.output, made.task)
+            runner.note(tuned, checkpoint=original.sha256)
         workshop = Workshop(
             runner=runner,
             recipe=made.recipe,
@@ -460,6 +467,7 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
         "labels": workshop.names(),
         "preprocessing": task.preprocessing(folder, encoding),
         "golden": {"path": bundles.GOLDEN},
+        "checkpoint": {"sha256": workshop.checkpoint.sha256},
         "source_model": {
             "name": Path(made.recipe.model.rpartition(":")[2]).resolve().name,
             "sha256": made.checkpoint.sha256,

@@ -71,6 +71,11 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def interrupted_key(key: str, output_sha256: str) -> str:
+    """Where the cache keeps what came of a stage that Ctrl-C ended early: it is not what its `key` promises."""
+    return sha256_json({"interrupted": key, "output": output_sha256})
+
+
 @dataclass
 class Runner:
     """One run: where its cache is, and what all its stages share."""
@@ -178,8 +183,8 @@ class Runner:
                 "output_sha256": sha256_folder(work / "entry" / "output"),
             }
             interrupted = bool(result["report"].get("interrupted"))
-            if interrupted:  # not what the key promises: kept apart, and the rest stays resumable
-                key = sha256_json({"interrupted": key, "output": receipt["output_sha256"]})
+            if interrupted:  # kept apart, and the rest stays resumable
+                key = interrupted_key(key, receipt["output_sha256"])
             with explained("keeping a finished stage", work):
                 write_json(work / "entry" / "receipt.json", receipt)
             self.cache.publish(key, work)

@@ -166,7 +166,9 @@ class Search:
         return self.workshop.measurable and processor == "cpu"
 
     def _inspect(self, made: Finished) -> Checkpoint:
-        return checkpoints.inspect(made.output, tasks.get(self.workshop.recipe.task))
+        found = checkpoints.inspect(made.output, tasks.get(self.workshop.recipe.task))
+        self.workshop.runner.note(made, checkpoint=found.sha256)
+        return found
 
     # The stages
 

@@ -24,18 +24,24 @@ from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.provenance import RECEIPT, trained_on
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.storage import check_output, explained, publish_folder, sha256_path, write_json
 from toolkit.training import trackers
 
-RECEIPT = "receipt.json"
 
-
-def _publish(finished: Finished, output: Path, overwrite: bool) -> dict[str, Any]:
+def publish(finished: Finished, output: Path, overwrite: bool, **facts: Any) -> dict[str, Any]:
+    """Write a stage's output with its receipt, and `facts` in it; what the stage reports."""
     with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
         shutil.copytree(finished.output, aside, dirs_exist_ok=True)
-        write_json(aside / RECEIPT, finished.receipt)
+        write_json(aside / RECEIPT, {**finished.receipt, **facts})
     return {"output": str(output), **finished.report}
+
+
+def _taught(made: conversion.Plan, data: Finished) -> list[dict[str, Any]]:
+    """What a receipt says of the data that a plan's model learned from."""
+    found = trained_on(made.recipe.prepare, made.recipe.data_sha256, made.recipe.seed, data)
+    return [found.model_dump(mode="json")]
 
 
 def is_first_process() -> bool:
@@ -54,14 +60,17 @@ def finetune(
     `around` is entered with the runner for the time of the run. Under `accelerate launch` every process trains its
     share in place, and the first one writes.
     """
+    if not options.get("model"):
+        raise InputError("Name a model: a Hugging Face folder or `demo`; or what learns more with --continue-from.")
     overwrite = bool(options.get("overwrite"))
     made = conversion.plan(conversion.options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _finetune_here(Path(output), made, conversion.prepare(runner, made), overwrite, runner.reporter)
     with around(runner):
-        finished = conversion.finetune(runner, made, conversion.prepare(runner, made))
-    return _publish(finished, Path(output), overwrite)
+        data = conversion.prepare(runner, made)
+        finished = conversion.finetune(runner, made, data)
+    return publish(finished, Path(output), overwrite, trained_on=_taught(made, data))
 
 
 def _finetune_here(
@@ -78,7 +87,7 @@ def _finetune_here(
         context = replace(context, progress=functools.partial(reporter.progress, "finetune"))
         with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
             report = module.run(made.checkpoint.folder, aside, parameters, context)
-            write_json(aside / RECEIPT, {"stage": "finetune", "report": report})
+            write_json(aside / RECEIPT, {"stage": "finetune", "report": report, "trained_on": _taught(made, data)})
         return {"output": str(output), **report}
     # The other ranks' best epoch is rank 0's: nothing is written here.
     return {"output": str(output), **module.run(made.checkpoint.folder, output, parameters, context)}
@@ -238,7 +247,8 @@ def distill(
             source, teaching, given,
             title="distill", reason=f"{depth} layers learn from {len(teaching)} teachers",
         )  # fmt: skip
-    return _publish(finished, Path(output), bool(options.get("overwrite")))
+    taught = _taught(made, chain.data)
+    return publish(finished, Path(output), bool(options.get("overwrite")), trained_on=taught)
 
 
 def prune(
@@ -272,7 +282,8 @@ def prune(
             text_file, texts_sha256 = _text_file(unlabeled, unlabeled_column)
             teaching = [chain.teach(made.checkpoint, unlabeled=text_file, unlabeled_sha256=texts_sha256)]
         finished = chain.prune(made.checkpoint, teaching, parameters, title="prune", reason="asked for")
-    return _publish(finished, Path(output), bool(options.get("overwrite")))
+    taught = _taught(made, chain.data)
+    return publish(finished, Path(output), bool(options.get("overwrite")), trained_on=taught)
 
 
 def export(
@@ -307,7 +318,7 @@ def export(
         "export", checkpoint.folder, parameters, title=f"export for {engine}", reason="asked for",
         inputs={"source": checkpoint.sha256},
     )  # fmt: skip
-    return _publish(finished, Path(output), overwrite)
+    return publish(finished, Path(output), overwrite)
 
 
 def quantize(

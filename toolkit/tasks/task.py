@@ -141,6 +141,11 @@ class Task(ABC):
         """Parameters of `prepare` that follow from a checkpoint (`toolkit.checkpoint.Checkpoint`)."""
         return {}
 
+    def settings_that_keep(self, encoding: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of `prepare` by which other data are encoded as those that a model was trained on, where the files
+        of the model do not say it."""
+        return {}
+
     def check_checkpoint(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Refuse a folder that lacks what the encoder is made from. Raises InputError."""
         return

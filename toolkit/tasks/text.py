@@ -88,6 +88,9 @@ class TextTask(Task):
     def settings_of(self, checkpoint: Any) -> dict[str, Any]:
         return {"model_limit": checkpoint.model_limit}
 
+    def settings_that_keep(self, encoding: Mapping[str, Any]) -> dict[str, Any]:
+        return {"max_length": max_length(encoding), "model_limit": max_length(encoding)}
+
     def check_checkpoint(self, folder: Path, config: Mapping[str, Any]) -> None:
         if not (folder / "tokenizer.json").is_file():
             raise InputError(

@@ -95,6 +95,10 @@ class Examples:
             self._encoded = [self.encoder(example.input) for example in self.examples]
         return self._encoded[index]
 
+    def of_epoch(self, seed: int, number: int) -> list[int]:
+        """The examples that an epoch shows, the same ones for the same seed and number: all of them."""
+        return list(range(len(self)))
+
     @functools.cached_property
     def lengths(self) -> list[int]:
         """How long each example is; batches are made of like ones."""

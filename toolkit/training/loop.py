@@ -182,12 +182,15 @@ class Trainer:
         generator = np.random.default_rng([self.context.seed, number])
         processes = self.accelerator.num_processes
         together = self.train.task.GROUP
-        batches = grouped_batches(self.train.lengths, parameters.batch_size * processes, generator, together)
+        shown = self.train.of_epoch(self.context.seed, number)
+        lengths = [self.train.lengths[i] for i in shown]
+        batches = grouped_batches(lengths, parameters.batch_size * processes, generator, together)
         losses: list[float] = []
         interrupted = False
         warmup = math.ceil(total * parameters.warmup_fraction)
-        for index, chosen in enumerate(batches):
+        for index, places in enumerate(batches):
             step = first_step + index
+            chosen = [shown[place] for place in places]
             share = share_of(chosen, self.accelerator.process_index, processes, together)
             for group in self.optimizer.param_groups:
                 group["lr"] = parameters.learning_rate * group["share"] * learning_rate_factor(step, total, warmup)
@@ -211,7 +214,8 @@ class Trainer:
         parameters, context = self.parameters, self.context
         first = self.accelerator.is_main_process
         tracker = trackers.open_tracker(parameters) if first else trackers.Tracker()
-        per_epoch = math.ceil(len(self.train) / (parameters.batch_size * self.accelerator.num_processes))
+        shown = len(self.train.of_epoch(context.seed, 0))
+        per_epoch = math.ceil(shown / (parameters.batch_size * self.accelerator.num_processes))
         best_folder = (context.resume or output) / "best"
         progress = Progress()
         if context.resume is not None:
@@ -307,24 +311,27 @@ def fit(
     labels: list[str],
     train: Examples,
     loss: Loss,
+    validation: Examples | None = None,
+    score: Callable[[Any], float] | None = None,
     divergence: Callable[[Any], float] | None = None,
     files: Path | None = None,
     beside: Any = None,
     save: Callable[[Any, Path], None] | None = None,
 ) -> dict[str, Any]:
     """Train `model` and write the epoch that was best on the validation split to `output`; with what the encoder of the
-    checkpoint `files` is made from, if one is given. `Trainer` explains the rest. What was done, for the receipt."""
+    checkpoint `files` is made from, if one is given. `validation` and `score` are those of the prepared data and of the
+    task unless given. `Trainer` explains the rest. What was done, for the receipt."""
     assert context.data is not None  # noqa: S101
     task = tasks.get(context.task)
-    validation = encode(task, context.data, "validation", train.encoder, train.names)
+    judged = validation or encode(task, context.data, "validation", train.encoder, train.names)
     trainer = Trainer(
         model,
         parameters,
         context,
         train=train,
-        validation=validation,
+        validation=judged,
         loss=loss,
-        score=lambda answers: float(task.metrics(answers, validation.examples, labels)["score"]),
+        score=score or (lambda answers: float(task.metrics(answers, judged.examples, labels)["score"])),
         divergence=divergence,
         beside=beside,
         save=save,

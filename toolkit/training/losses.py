@@ -48,7 +48,7 @@ def balanced_weights(examples: Examples, classes: int) -> Any:
     rows."""
     import torch
 
-    labels = np.concatenate(examples.labels)
+    labels = np.concatenate([examples.labels[i] for i in examples.of_epoch(0, 0)])
     counts = np.bincount(labels[labels >= 0], minlength=classes)
     weights = counts.sum() / (classes * np.maximum(counts, 1))
     return torch.from_numpy(weights.astype(np.float32))
