@@ -141,7 +141,8 @@ def _check(given: Options) -> None:
         raise InputError(f"--weights {given.weights}: --continue-from brings weights of its own.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--continue-from trains in one process; start it without `accelerate launch`.")
-    conversion.further(given.training)
+    if conversion.further(given.training).get("folds"):
+        raise InputError("--training folds does not go with --continue-from: old examples judge as they did before.")
 
 
 def _check_origin(origin: Origin, given: Options) -> None:
@@ -257,7 +258,7 @@ def _finetune(
         inputs={"source": checkpoint.sha256, **{f"old {i}": each.sha256 for i, each in enumerate(data.old)}},
         data=data.new,
         threads=local.cores(),
-        key_parameters={**parameters, "tensorboard": None, "continual": kept},
+        key_parameters={**parameters, "tensorboard": None, "track": [], "continual": kept},
         resumable=True,
         with_torch=True,
     )

@@ -207,7 +207,14 @@ def bf16_pays(task: Task, checkpoint: Checkpoint) -> bool:
 def further(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
     model = stages.get("finetune").Parameters
-    elsewhere = ("augment", "continual", "encoding", "tensorboard", "track")  # those have options of their own
+    elsewhere = (
+        "augment",
+        "continual",
+        "encoding",
+        "pseudo",
+        "tensorboard",
+        "track",
+    )  # those have options of their own
     known = [name for name in model.model_fields if name not in elsewhere]
     for name in given:
         if name not in known:
@@ -320,19 +327,24 @@ def prepare_data(runner: Runner, folder: Path, parameters: Mapping[str, Any], da
     )
 
 
-def finetune(runner: Runner, made: Plan, data: Finished) -> Finished:
-    """Run the stage `finetune` of a plan that has one."""
+def finetune(runner: Runner, made: Plan, data: Finished, pseudo: Finished | None = None) -> Finished:
+    """Run the stage `finetune` of a plan that has one; with `pseudo`, on a model's answers to further examples too."""
     parameters = {**(made.recipe.finetune.parameters or {}), "encoding": data.report["encoding"]}
+    key = {**parameters, "tensorboard": None, "track": []}
+    inputs = {"source": made.checkpoint.sha256}
+    if pseudo is not None:
+        parameters["pseudo"] = str(pseudo.output)
+        inputs["pseudo"] = pseudo.sha256
     return runner.run(
         "finetune",
         made.checkpoint.folder,
         parameters,
-        title="finetune",
+        title="finetune" if pseudo is None else "finetune on its own labels too",
         reason=made.recipe.finetune.reason,
-        inputs={"source": made.checkpoint.sha256},
+        inputs=inputs,
         data=data,
         threads=local.cores(),
-        key_parameters={**parameters, "tensorboard": None, "track": []},
+        key_parameters=key,
         resumable=True,
         with_torch=True,
     )

@@ -27,7 +27,7 @@ from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.provenance import RECEIPT, trained_on
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.storage import check_output, explained, publish_folder, sha256_path, write_json
-from toolkit.training import trackers
+from toolkit.training import pseudo_labels, trackers
 
 
 def publish(finished: Finished, output: Path, overwrite: bool, **facts: Any) -> dict[str, Any]:
@@ -54,23 +54,58 @@ def finetune(
     options: Mapping[str, Any],
     reporter: Reporter | None = None,
     around: Callable[[Runner], AbstractContextManager[Any]] = contextlib.nullcontext,
+    *,
+    unlabeled: str | None = None,
+    unlabeled_column: str | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a checkpoint; `options` are fields of `toolkit.conversion.Options`. Writes a Hugging Face folder.
 
-    `around` is entered with the runner for the time of the run. Under `accelerate launch` every process trains its
-    share in place, and the first one writes.
+    With `unlabeled`, a file of examples without labels, it is fine-tuned again on its own confident answers to them,
+    and the model with the better validation score is kept. `around` is entered with the runner for the time of the run.
+    Under `accelerate launch` every process trains its share in place, and the first one writes.
     """
     if not options.get("model"):
         raise InputError("Name a model: a Hugging Face folder or `demo`; or what learns more with --continue-from.")
     overwrite = bool(options.get("overwrite"))
     made = conversion.plan(conversion.options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
+    if unlabeled is not None:
+        _check_self_training(made, unlabeled, unlabeled_column)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _finetune_here(Path(output), made, conversion.prepare(runner, made), overwrite, runner.reporter)
+    facts: dict[str, Any] = {}
     with around(runner):
         data = conversion.prepare(runner, made)
         finished = conversion.finetune(runner, made, data)
-    return publish(finished, Path(output), overwrite, trained_on=_taught(made, data))
+        if unlabeled is not None and not finished.report["interrupted"]:
+            finished, facts["self_training"] = _self_trained(runner, made, data, finished, unlabeled, unlabeled_column)
+    return {**publish(finished, Path(output), overwrite, trained_on=_taught(made, data), **facts), **facts}
+
+
+def _check_self_training(made: conversion.Plan, unlabeled: str, column: str | None) -> None:
+    """Refuse self-training that cannot be done. Raises InputError."""
+    pseudo_labels.check(made.task)
+    made.task.check_unlabeled(Path(unlabeled), column)
+    parameters = made.recipe.finetune.parameters or {}
+    if parameters.get("folds"):
+        raise InputError("--training folds does not go with --unlabeled. Leave one out.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--unlabeled: self-training runs in one process. Leave `accelerate launch` away.")
+
+
+def _self_trained(
+    runner: Runner, made: conversion.Plan, data: Finished, first: Finished, unlabeled: str, column: str | None
+) -> tuple[Finished, dict[str, Any]]:
+    """The better of a fine-tuned model and of one that learned from that one's confident answers too, and what to say
+    of both."""
+    chain = Chain(runner, data, conversion.bf16_pays(made.task, made.checkpoint))
+    text_file, sha256 = _text_file(unlabeled, column)
+    said = chain.teach(checkpoints.inspect(first.output, made.task), unlabeled=text_file, unlabeled_sha256=sha256)
+    second = conversion.finetune(runner, made, data, said)
+    scores = [float(each.report["validation_score"]) for each in (first, second)]
+    kept = scores[1] > scores[0]
+    told = {name: second.report[name] for name in ("unlabeled", "pseudo_labelled", "of_class")}
+    return second if kept else first, {**told, "score_before": scores[0], "score_after": scores[1], "kept": kept}
 
 
 def _finetune_here(

@@ -19,6 +19,7 @@ _UPDATE = ("old_data", "rehearsal", "ewc", "max_forgetting")
 @options.data_options
 @click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The new checkpoint.")
 @options.training_options
+@options.unlabeled_options
 @click.option(
     "--continue-from", metavar="PATH", help="Instead of MODEL: a bundle or a trained checkpoint that learns more."
 )
@@ -44,13 +45,16 @@ def command(output_folder: str, as_json: bool, continue_from: str | None, **give
 
     first, refusal = steps.is_first_process(), None
     update = {name: given.pop(name) for name in _UPDATE}
+    texts = {name: given.pop(name) for name in ("unlabeled", "unlabeled_column")}
+    if continue_from is not None and texts["unlabeled"] is not None:
+        raise InputError("--unlabeled does not go with --continue-from: leave one out.")
     if continue_from is None:
         alone = next((name for name, value in update.items() if value not in (None, ())), None)
         if alone is not None:
             raise InputError(f"--{alone.replace('_', '-')} goes with --continue-from.")
     with output.reporting(as_json or not first) as reporter:
         if continue_from is None:
-            result = steps.finetune(output_folder, given, reporter, interruptible)
+            result = steps.finetune(output_folder, given, reporter, interruptible, **texts)
         else:
             given |= {**update, "continue_from": continue_from}
             result, refusal = _updated(output_folder, given, reporter)
@@ -90,10 +94,30 @@ def _print(result: dict[str, Any]) -> None:
             f"{result['trainable'] / 1e6:.3f} of {result['parameters'] / 1e6:.1f} million weights learned "
             f"({result['trainable'] / result['parameters']:.2%})."
         )
+    if "folds" in result:
+        click.echo(
+            f"The score is the mean of {len(result['folds'])} folds, each answered by a model that learned from the "
+            f"others; their standard deviation is {result['validation_score_deviation']:.4f}."
+        )
+    if "range_test" in result:
+        click.echo(
+            f"Learning rate {result['learning_rate']:g}, by a range test over {len(result['range_test'])} steps."
+        )
+    if "self_training" in result:
+        _print_self_training(result["self_training"])
     if "continual" in result:
         _print_update(result)
     if result["interrupted"]:
         click.echo("Interrupted: the same command with --overwrite goes on after the last whole epoch.")
+
+
+def _print_self_training(found: dict[str, Any]) -> None:
+    """What a model's own labels brought."""
+    kept = "kept" if found["kept"] else "no better, so the first model was kept"
+    click.echo(
+        f"Self-training: {found['pseudo_labelled']} of {found['unlabeled']} unlabeled examples got a label; validation "
+        f"score {found['score_before']:.4f} → {found['score_after']:.4f}, {kept}."
+    )
 
 
 def _print_update(result: dict[str, Any]) -> None:

@@ -4,23 +4,24 @@ rehearsal (`toolkit.training.rehearsal`), by elastic weight consolidation (`tool
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit import adapters, training
 from toolkit.checkpoint import Checkpoint
-from toolkit.errors import InputError
-from toolkit.runtime.encoder import Encoder
+from toolkit.errors import InputError, ToolkitError
 from toolkit.stages import Context
 from toolkit.tasks.task import Task
-from toolkit.training import ewc, rehearsal
-from toolkit.training.augmentation import Augmenter
+from toolkit.training import ewc, pseudo_labels, range_test
+from toolkit.training.material import Material, Materials
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers")
 
 
@@ -47,7 +48,11 @@ class Parameters(training.Hyperparameters):
     augment: dict[str, Any] = Field({}, description="Settings of the task's augmentation; off without any")
     r_drop: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight of the distance between two dropouts")
     adversarial: float = Field(0.0, ge=0, allow_inf_nan=False, description="How far embeddings are moved")
+    find_learning_rate: bool = Field(False, description="Whether a range test finds it, whatever it was set to")
+    folds: int | None = Field(None, ge=2, description="Cross-validate, then learn from training and validation part")
     continual: Continual | None = None
+    pseudo: str | None = Field(None, description="Output of `teach` whose confident answers are labels, too")
+    confidence: float = Field(0.9, gt=0, le=1, description="Of an answer that becomes a label")
 
 
 def check(parameters: Parameters, task: Task, source: Checkpoint) -> None:
@@ -66,38 +71,73 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         return _run(source, output, parameters, context, stop)
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What is learned and what judges it; `score` None: the task's own. `before` are old training examples, `told` is
-    for the receipt."""
-
-    train: training.Examples
-    validation: training.Examples
-    score: Callable[[Any], float] | None = None
-    before: training.Examples | None = None
-    told: dict[str, Any] = field(default_factory=dict)
-
-
-def _material(
-    task: Task, labels: Sequence[str], encoder: Encoder, names: Sequence[str], given: Continual | None, data: Path,
-    augmenter: Augmenter | None,
-) -> _Material:  # fmt: skip
-    if given is None:
-        train = training.encode(task, data, "train", encoder, names, augmenter)
-        return _Material(train, training.encode(task, data, "validation", encoder, names))
-    update = rehearsal.Update(task, data, [Path(folder) for folder in given.old])
-    rehearsed = update.train(encoder, names, given.rehearsal, augmenter)
-    validation, score = update.validation(encoder, names, labels)
-    before = training.Examples(task, encoder, update.before(), names) if given.ewc else None
-    told = {"left_out": update.left_out, "rehearsed": rehearsed.rehearsed}
-    return _Material(rehearsed, validation, score, before, told)
-
-
 def _run(
     source: Path, output: Path, parameters: Parameters, context: Context, stop: training.Interrupt
 ) -> dict[str, Any]:
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it trains
     context.progress(0, 1, "loading torch and the checkpoint")
+    if parameters.folds is None:
+        return _learn(source, output, parameters, context, stop, lambda materials: _chosen(materials, parameters))
+    reports = []
+    for number in range(parameters.folds):
+        report = _fold(source, output / "fold", parameters, context, stop, number)
+        if report["interrupted"]:
+            raise ToolkitError(f"Interrupted in fold {number + 1} of {parameters.folds}. The same command goes on.")
+        reports.append(report)
+    # As long as was best for models that learned a little less; nothing is left to judge its epochs.
+    epochs = max(1, round(float(np.mean([report["best_epoch"] for report in reports]))))
+    given = parameters.model_copy(update={"epochs": epochs, "patience": None})
+    final = _learn(source, output, given, context, stop, Materials.everything, keep_last=True)
+    scores = [report["validation_score"] for report in reports]
+    return {
+        **final,
+        "validation_score": float(np.mean(scores)),
+        "validation_score_deviation": float(np.std(scores, ddof=1)),
+        "folds": [{name: report[name] for name in ("validation_score", "best_epoch", "history")} for report in reports],
+    }
+
+
+def _fold(
+    source: Path, output: Path, parameters: Parameters, context: Context, stop: training.Interrupt, number: int
+) -> dict[str, Any]:
+    """What a model answers to one fold that learned from the others; it is thrown away."""
+    count = parameters.folds or 0
+    own = replace(
+        context,
+        resume=context.resume / f"fold-{number}" if context.resume else None,
+        progress=lambda done, total, text: context.progress(done, total, f"fold {number + 1} of {count}: {text}"),
+    )
+    output.mkdir()
+    try:
+        return _learn(source, output, parameters, own, stop, lambda m: m.folds(count, context.seed)[number])
+    finally:
+        shutil.rmtree(output)
+
+
+def _chosen(materials: Materials, parameters: Parameters) -> Material:
+    """What the parameters say to learn from."""
+    given = parameters.continual
+    if given is not None:
+        return materials.updated([Path(folder) for folder in given.old], given.rehearsal, bool(given.ewc))
+    if parameters.pseudo is None:
+        return materials.split()
+    labelled = len(materials.task.read_examples(materials.data, "train"))
+    further, told = pseudo_labels.taken(Path(parameters.pseudo), materials.task, labelled, parameters.confidence)
+    return replace(materials.split(further), told=told)
+
+
+def _learn(
+    source: Path,
+    output: Path,
+    parameters: Parameters,
+    context: Context,
+    stop: training.Interrupt,
+    choose: Callable[[Materials], Material],
+    *,
+    keep_last: bool = False,
+) -> dict[str, Any]:
+    """Train what `source` holds on the material that is chosen, and write the best epoch, or the last one."""
+    assert context.data is not None  # noqa: S101
     from toolkit.engines.torch import input_names, load_for_training
 
     task, labels = training.begin(context)
@@ -105,26 +145,37 @@ def _run(
     names = input_names(model, task)
     encoder = task.encoder(source, parameters.encoding, inputs=names)
     augmenter = training.augmenter(task, parameters.augment, labels, context.seed)
-    material = _material(task, labels, encoder, names, parameters.continual, context.data, augmenter)
+    material = choose(Materials(task, encoder, names, labels, context.data, augmenter))
     model = adapters.adapt(
         model, parameters.adapt, rank=parameters.rank, alpha=parameters.alpha, dropout=parameters.adapter_dropout
     )
     counted = adapters.shares(model)
-    merger = None
-    if adapters.is_adapted(model):
-        merger = adapters.Merger(material.validation)
-    weights = training.balanced_weights(material.train, len(labels)) if parameters.balanced else None
+    merger = adapters.Merger(material.validation) if adapters.is_adapted(model) else None
+    loss = _loss(model, task, len(labels), material, parameters, context)
+    found: dict[str, Any] = {}
+    if parameters.find_learning_rate:
+        rate, tried = range_test.find(model, material.train, loss, parameters, context)
+        parameters = parameters.model_copy(update={"learning_rate": rate})
+        found = {"learning_rate": rate, "range_test": tried}
+    report = training.fit(
+        model, parameters, context, stop, output,
+        labels=labels, train=material.train, validation=material.validation, score=material.score, loss=loss,
+        files=source, save=merger.save if merger else None, keep_last=keep_last,
+    )  # fmt: skip
+    return {**report, **counted, **material.told, **found, **(merger.as_dict() if merger else {})}
+
+
+def _loss(
+    model: Any, task: Task, classes: int, material: Material, parameters: Parameters, context: Context
+) -> training.Loss:
+    """What the training makes small."""
+    weights = training.balanced_weights(material.train, classes) if parameters.balanced else None
     if parameters.r_drop:
         training.check_dropout(model, material.train.batch(range(min(2, len(material.train)))))
     loss = training.from_labels(task, weights=weights, smoothing=parameters.label_smoothing, r_drop=parameters.r_drop)
     if parameters.adversarial:
         loss = training.adversarial(loss, training.input_embeddings(model), parameters.adversarial)
     if material.before is not None and parameters.continual is not None:
-        found = ewc.importance(model, material.before, parameters.continual.ewc_examples, context)
-        loss = ewc.Consolidation(model, found, parameters.continual.ewc).added_to(loss)
-    report = training.fit(
-        model, parameters, context, stop, output,
-        labels=labels, train=material.train, validation=material.validation, score=material.score, loss=loss,
-        files=source, save=merger.save if merger else None,
-    )  # fmt: skip
-    return {**report, **counted, **material.told, **(merger.as_dict() if merger else {})}
+        needed = ewc.importance(model, material.before, parameters.continual.ewc_examples, context)
+        loss = ewc.Consolidation(model, needed, parameters.continual.ewc).added_to(loss)
+    return loss

@@ -65,17 +65,21 @@ class Progress:
     best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, steps: int, loss: float, score: float, divergence: float | None) -> bool:
-        """Note an epoch; True if it is the best so far."""
+    def add(self, steps: int, loss: float, score: float, divergence: float | None, keep_last: bool = False) -> bool:
+        """Note an epoch; True if it is the best so far, as every one is where the last one is kept."""
         self.epoch += 1
         entry = {"epoch": self.epoch, "steps": steps, "loss": loss, "validation_score": score}
         if divergence is not None:
             entry["validation_divergence"] = divergence
         self.history.append(entry)
-        better = self.best is None or (
-            score > self.best["validation_score"]
-            if divergence is None
-            else divergence < self.best["validation_divergence"]
+        better = (
+            keep_last
+            or self.best is None
+            or (
+                score > self.best["validation_score"]
+                if divergence is None
+                else divergence < self.best["validation_divergence"]
+            )
         )
         if better:
             self.best = entry
@@ -97,7 +101,8 @@ class Trainer:
 
     `score` takes the answers to the whole validation split in its order; `divergence`, if given, too: how far they are
     from the teachers'. `beside` is a module that the loss uses and that learns along, but is no part of the model and
-    is not written. `save` writes the best epoch; None: as the model itself does.
+    is not written. `save` writes the best epoch; None: as the model itself does. With `keep_last` the last
+    epoch is taken for the best.
     """
 
     def __init__(
@@ -113,13 +118,14 @@ class Trainer:
         divergence: Callable[[Any], float] | None = None,
         beside: Any = None,
         save: Callable[[Any, Path], None] | None = None,
+        keep_last: bool = False,
     ) -> None:
         import torch
         from accelerate import Accelerator
 
         self.torch, self.parameters, self.context = torch, parameters, context
         self.train, self.validation, self.loss = train, validation, loss
-        self.score, self.divergence = score, divergence
+        self.score, self.divergence, self.keep_last = score, divergence, keep_last
         self.save = save or (lambda model, folder: model.save_pretrained(folder))
         # The loop below draws every epoch's batches from its seed and hands each process its share; Accelerate
         # places the model, wraps it for several devices and reduces gradients and scores.
@@ -226,7 +232,7 @@ class Trainer:
             done, total = progress.epoch * per_epoch, parameters.epochs * per_epoch
             steps, loss, interrupted = self.epoch(progress.epoch, done, total, stop)
             score, divergence = self.validate()
-            if progress.add(steps, loss, score, divergence):
+            if progress.add(steps, loss, score, divergence, self.keep_last):
                 if interrupted:  # part of an epoch: the best whole one stays for a later run to go on from
                     best_folder = output / "best"
                 if first:
@@ -317,6 +323,7 @@ def fit(
     files: Path | None = None,
     beside: Any = None,
     save: Callable[[Any, Path], None] | None = None,
+    keep_last: bool = False,
 ) -> dict[str, Any]:
     """Train `model` and write the epoch that was best on the validation split to `output`; with what the encoder of the
     checkpoint `files` is made from, if one is given. `validation` and `score` are those of the prepared data and of the
@@ -335,6 +342,7 @@ def fit(
         divergence=divergence,
         beside=beside,
         save=save,
+        keep_last=keep_last,
     )
     report = trainer.run(output, stop)
     if files is not None and trainer.accelerator.is_main_process:
