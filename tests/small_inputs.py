@@ -69,13 +69,16 @@ def prepare(checkpoint: Path, data: Path, output: Path, seed: int = 0, **paramet
     return module.run(checkpoint, output, given, stages.Context(task="text-classification", seed=seed))
 
 
-def one_layer(folder: Path) -> Path:
+def one_layer(folder: Path, dropout: float = 0.1) -> Path:
     """A narrow encoder with one layer of random weights and the real tokenizer: an epoch takes a moment."""
     import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo.find().model / name, folder / name)

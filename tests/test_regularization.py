@@ -292,6 +292,12 @@ def test_an_adapter_learns_from_moved_embeddings_that_stay(train: Train) -> None
     assert any(not np.array_equal(before[key], after[key]) for key in before)
 
 
+def test_a_training_without_dropout_is_refused(prepared: Path, tmp_path: Path) -> None:
+    model = one_layer(tmp_path / "model", dropout=0.0)
+    with pytest.raises(InputError, match="r_drop compares two dropouts"):
+        run_stage("finetune", model, tmp_path / "out", prepared, encoding={"max_length": 32}, r_drop=1.0)
+
+
 def test_what_cannot_be_is_refused_before_anything_runs(encoder: Path, few: Path, tmp_path: Path) -> None:
     def plan(model: str, **given: Any) -> Any:
         return conversion.plan(

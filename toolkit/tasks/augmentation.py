@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
 
 from toolkit.engines import Arrays
 
@@ -22,7 +23,7 @@ class Augmentation(BaseModel):
     @classmethod
     def _is_number(cls, value: Any) -> Any:
         if isinstance(value, bool):  # which would count as 0 or 1
-            raise ValueError("Input should be a number, not yes or no")
+            raise PydanticCustomError("number", "Input should be a number, not yes or no")
         return value
 
 
@@ -41,9 +42,8 @@ def mixup(
     from Beta(alpha, alpha) (Zhang et al., 2018)."""
     partners = generator.permutation(len(labels))
     own = generator.beta(alpha, alpha, len(labels)).astype(np.float32)
-    return {name: _between(array, array[partners], own) for name, array in arrays.items()}, mixed_labels(
-        labels, partners, own, classes
-    )
+    mixed = {name: _between(array, array[partners], own) for name, array in arrays.items()}
+    return mixed, mixed_labels(labels, partners, own, classes)
 
 
 def mixed_labels(

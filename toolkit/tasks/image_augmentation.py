@@ -29,7 +29,7 @@ class ImageAugmentation(Augmentation):
 
     flip: float = Field(0.0, ge=0, le=1)
     crop: float = Field(0.0, ge=0, le=0.5)
-    resized_crop: float | None = Field(None, gt=0, le=1)
+    resized_crop: float | None = Field(None, gt=0, lt=1)
     mixup: float = Field(0.0, ge=0)
     cutmix: float = Field(0.0, ge=0)
 
@@ -62,13 +62,20 @@ def moved(pixels: Pixels, most: float, generator: np.random.Generator) -> Pixels
 def resized_crop(pixels: Pixels, least: float, resample: str, generator: np.random.Generator) -> Pixels:
     """A part of at least the share `least` of the area, stretched by at most a third, at the size of the whole."""
     height, width = pixels.shape[:2]
-    area = generator.uniform(least, 1) * height * width
-    aspect = math.exp(generator.uniform(-math.log(_ASPECT), math.log(_ASPECT))) * width / height
-    wide = min(width, max(1, round(math.sqrt(area * aspect))))
-    high = min(height, max(1, round(math.sqrt(area / aspect))))
-    top, left = generator.integers(0, height - high + 1), generator.integers(0, width - wide + 1)
-    part = np.ascontiguousarray(pixels[top : top + high, left : left + wide])
-    return image.resized(part, {"height": height, "width": width}, resample)
+    rows, columns = part(height, width, least, generator)
+    return image.resized(np.ascontiguousarray(pixels[rows, columns]), {"height": height, "width": width}, resample)
+
+
+def part(height: int, width: int, least: float, generator: np.random.Generator) -> tuple[slice, slice]:
+    """The rows and columns of a part of an image that has the share `least` of its area or more."""
+    area = generator.uniform(least, 1)
+    most = min(math.log(_ASPECT), -math.log(area))  # what is stretched further lies outside
+    aspect = math.exp(generator.uniform(-most, most))
+    high, wide = (
+        max(1, round(math.sqrt(share) * size)) for share, size in ((area / aspect, height), (area * aspect, width))
+    )
+    top, left = (int(generator.integers(size - own + 1)) for size, own in ((height, high), (width, wide)))
+    return slice(top, top + high), slice(left, left + wide)
 
 
 def mixed(

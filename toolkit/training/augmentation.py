@@ -14,7 +14,7 @@ from toolkit.runtime.encoder import Encoder
 from toolkit.tasks.augmentation import Soft
 from toolkit.tasks.task import Example, Task
 
-# Apart from each other, and from the order of an epoch's batches: a generator takes zeros at the end for nothing.
+# Apart from each other, and from the order of an epoch's batches: (seed, epoch) and (seed, epoch, 0) are one seed.
 _OF_AN_EXAMPLE, _OF_A_BATCH = 1, 2
 
 

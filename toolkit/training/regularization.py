@@ -14,7 +14,7 @@ def adversarial(loss: Loss, embeddings: Any, epsilon: float) -> Loss:
     `epsilon`, in the direction in which the loss grows fastest (Miyato, Dai and Goodfellow, 2017).
 
     `embeddings` is the module of the model that gives them, float[examples, ...]. They need not learn: the gradient is
-    taken at what the module gives. It costs a second forward and backward pass.
+    taken at what the module gives. It costs a second forward pass and two more backward ones.
     """
 
     def total(model: Any, batch: Batch) -> Any:
