@@ -219,7 +219,7 @@ def compress_plan(
     if convolutional and not keeps_width:
         return CompressPlan(
             when=when, reason=why, coverage=[], narrow=list(NARROW_CHANNELS), multiple=CHANNEL_MULTIPLE,
-            prune={"epochs": 6, "learning_rate": 1e-3, "bf16": False}, **texts,
+            prune={"epochs": 10, "learning_rate": 1e-3, "bf16": False}, **texts,
         )  # fmt: skip
     known, model_type = checkpoint.layers, str(checkpoint.config.get("model_type"))
     if model_type not in architecture.FAMILIES or known < 2:
