@@ -235,7 +235,7 @@ def label_indices(
             else:
                 raise InputError(
                     f"{path}: label '{value}' is none of the model's labels ({', '.join(known)}). "
-                    "Use data with the same labels, or fine-tune with --finetune."
+                    "Use data with the same labels, or train a new head: --finetune, or `toolkit finetune MODEL`."
                 )
         return list(known), mapping
     if len(found) < 2:

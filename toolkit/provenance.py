@@ -198,12 +198,16 @@ def _model(path: Path, made: Recipe, options: Options, cache: Cache) -> Checkpoi
 
 
 def cached(cache: Cache, key: str, sha256: str) -> Finished | None:
-    """A stage's output in the cache, by the key and the hash that its receipt names; None if it is gone or changed."""
+    """A stage's output in the cache, by the key and the hash that its receipt names; None if it is not there. What was
+    changed since it was kept is forgotten, for nobody must take it from there."""
     for place in (key, interrupted_key(key, sha256)):
         receipt = cache.receipt(place)
-        output = cache.entry(place) / "output"
-        if receipt is not None and receipt["output_sha256"] == sha256 and sha256_folder(output) == sha256:
-            return Finished(output, receipt)
+        if receipt is None or receipt["output_sha256"] != sha256:
+            continue
+        if sha256_folder(cache.entry(place) / "output") == sha256:
+            return Finished(cache.entry(place) / "output", receipt)
+        with cache.lock(place):
+            cache.forget(place)
     return None
 
 
@@ -244,7 +248,6 @@ def prepared(
         )
         # Data that only measured the model were not split; these are said to be what it learned from.
         parameters |= {"evaluate_only": False, "least_to_split": 0, "calibration": 0}
-        parameters |= origin.task.settings_that_keep(origin.encoding) if origin.encoding is not None else {}
     folder = _encoder_of_then(origin, options, cache)
     data = conversion.prepare_data(runner, folder, parameters, origin.task.data_sha256(parameters))
     if same and entry.prepared_sha256 not in (None, data.sha256):

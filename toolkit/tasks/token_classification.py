@@ -177,7 +177,7 @@ def _names(found: set[str], parameters: TextPreparation, path: Path) -> list[str
         if unknown:
             raise InputError(
                 f"{path}: tag '{unknown[0]}' is none of the model's ({', '.join(parameters.known_labels)}). Use data "
-                "with the same tags, or fine-tune with --finetune."
+                "with the same tags, or train a new head: --finetune, or `toolkit finetune MODEL`."
             )
         return list(parameters.known_labels)
     if found <= {OUTSIDE}:
