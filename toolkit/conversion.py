@@ -226,6 +226,10 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     }
     hyperparameters |= _further(options.training)
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters)
+    tuned = checkpoint
+    if finetune.parameters is not None:
+        learning: Any = stages.get("finetune").Parameters.model_validate(finetune.parameters)
+        tuned = recipe.as_tuned(checkpoint, task, learning.adapt, learning.prompt_tokens)
     budgets = recipe.Budgets(
         min_score=options.min_score,
         max_latency_ms=options.max_latency_ms,
@@ -233,7 +237,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         max_memory_mb=options.max_memory_mb,
     )
     compress = recipe.compress_plan(
-        checkpoint,
+        tuned,
         options.compress,
         budgets=budgets,
         multiple=target.vector_multiple,
@@ -259,7 +263,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         if compress.when == "if a budget asks" and trained_labels is not None
         else 0,
         "known_labels": trained_labels,
-        **task.settings_of(checkpoint),
+        **task.settings_of(tuned),
     }
     prepare = task.preparation(shared, options.options)
     return Recipe(

@@ -184,6 +184,7 @@ def check(parameters: Parameters, source: Checkpoint) -> None:
         raise InputError(
             "Nothing to prune: name layers, a share of the ffn or of the heads, a vocabulary, positions or a sparsity."
         )
+    architecture.refuse_prompt(source.config)
     architecture.family(str(source.config["model_type"]))
     if parameters.layers is not None:
         architecture.evenly(source.layers, parameters.layers)

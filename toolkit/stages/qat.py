@@ -92,6 +92,8 @@ def activations(model: Any, examples: training.Examples) -> dict[str, ranges.His
     """The values that every linear layer reads over calibration examples, padding left out, by its name."""
     import torch
 
+    from toolkit.adapters.prompts import Prompted
+
     found = {name: ranges.Histogram() for name in _linear(model)}
     mask: Any = None
 
@@ -107,6 +109,8 @@ def activations(model: Any, examples: training.Examples) -> dict[str, ranges.His
         for start in range(0, len(ordered), _BATCH):
             batch = examples.batch(ordered[start : start + _BATCH])
             mask = batch.inputs["attention_mask"].bool() if "attention_mask" in batch.inputs else None
+            if isinstance(model, Prompted):
+                mask = model.seen(mask)
             with torch.inference_mode():
                 model(**batch.inputs)
     finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from toolkit.training.examples import Batch, Examples, answer, encode, sampled
+from toolkit.training.follower import Follower
 from toolkit.training.interrupt import Interrupt
-from toolkit.training.loop import Hyperparameters, Progress, Trainer, begin, fit
+from toolkit.training.loop import Hyperparameters, Progress, Save, Trainer, begin, fit
 from toolkit.training.losses import Loss, balanced_weights, from_labels
 from toolkit.training.rates import rate_shares
 
 __all__ = [
-    "Batch", "Examples", "Hyperparameters", "Interrupt", "Loss", "Progress", "Trainer", "answer", "balanced_weights",
-    "begin", "encode", "fit", "from_labels", "rate_shares", "sampled",
+    "Batch", "Examples", "Follower", "Hyperparameters", "Interrupt", "Loss", "Progress", "Save", "Trainer", "answer",
+    "balanced_weights", "begin", "encode", "fit", "from_labels", "rate_shares", "sampled",
 ]  # fmt: skip
