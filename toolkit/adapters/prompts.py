@@ -1,4 +1,5 @@
-"""Virtual tokens in front of every text: they and the head learn, the body stays as it is, and nothing is merged.
+"""Virtual tokens in front of every text: they and the head learn, its pooling layer too where the body has it; the rest
+stays as it is, and nothing is merged.
 
 - `prompt`: embeddings of tokens that no vocabulary has (Lester, Al-Rfou and Constant, 2021). They stand behind the
   first token: classifiers read the state of that one, and it stays where they look;
@@ -128,6 +129,8 @@ def begin(model: Any, method: PromptMethod, ids: Sequence[int], input_names: Seq
         raise InputError(f"--adapt {method}: the model has a prompt already; train all of it with --adapt full.")
     body = model.base_model
     body.requires_grad_(False)
+    if body is not model and getattr(body, "pooler", None) is not None:
+        body.pooler.requires_grad_(True)  # in other families it is the first layer of the head
     given = torch.tensor([list(ids)], device=next(model.parameters()).device)
     with torch.no_grad():
         if method == "prompt":
