@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import run_toolkit
 from tests.stage_runs import KilledError, kill_at, run_stage, weights
-from toolkit import adapters
+from toolkit import training
+from toolkit.adapters import Method, adalora, merge, methods
 from toolkit.errors import InputError, ToolkitError
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
@@ -25,7 +26,7 @@ Train = Callable[..., tuple[Path, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def train(encoder: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
-    def run(adapt: adapters.Method, **given: Any) -> tuple[Path, dict[str, Any]]:
+    def run(adapt: Method, **given: Any) -> tuple[Path, dict[str, Any]]:
         output = tmp_path_factory.mktemp(adapt)
         return output, run_stage("finetune", encoder, output, prepared, **{**GIVEN, "adapt": adapt, **given})
 
@@ -41,9 +42,9 @@ def changed(before: Path, after: Path) -> dict[str, bool]:
     return {name: not np.array_equal(value, found[name]) for name, value in old.items() if name in found}
 
 
-@pytest.mark.parametrize(("adapt", "most"), [("frozen", 0.001), ("lora", 0.02), ("ia3", 0.002)])
+@pytest.mark.parametrize(("adapt", "most"), [("frozen", 0.001), ("lora", 0.02), ("adalora", 0.03), ("ia3", 0.002)])
 def test_few_weights_learn_and_the_output_is_a_plain_folder(
-    train: Train, encoder: Path, adapt: adapters.Method, most: float
+    train: Train, encoder: Path, adapt: Method, most: float
 ) -> None:
     from transformers import AutoModelForSequenceClassification
 
@@ -57,7 +58,7 @@ def test_few_weights_learn_and_the_output_is_a_plain_folder(
     if adapt == "frozen":
         assert not others and "merge" not in report
     else:
-        assert report["merge"]["answer_difference"] <= adapters.TOLERANCE
+        assert report["merge"]["answer_difference"] <= merge.TOLERANCE
         assert report["merge"]["weight_change"] > 0
         assert report["merge"]["changed"] == len([name for name in others if name.endswith("weight")]) > 0
         assert all(".dense" in name or ".self." in name for name in others), others  # no norm, no embedding
@@ -80,6 +81,61 @@ def test_a_merge_is_proved_in_float32_though_training_was_not(train: Train) -> N
     assert report["bf16"] and report["merge"]["answer_difference"] < 1e-4
 
 
+# Ranks that fall
+
+
+def test_ranks_fall_to_what_was_asked_for_and_differ_between_layers(train: Train) -> None:
+    _, report = train("adalora", epochs=1, rank=4)  # its best epoch is its last, when all has been shared out
+    ranks = report["ranks"]
+    assert ranks["mean"] == 4
+    assert ranks["least"] < 4 < ranks["most"] <= 6
+    assert report["merge"]["changed"] == 13 - ranks["without"]
+
+
+def test_a_long_warmup_keeps_all_ranks(train: Train) -> None:
+    _, report = train("adalora", epochs=20, rank=4, patience=1, give_up_below=1.0)  # ends behind its first epoch
+    assert report["epochs_run"] == 1
+    assert report["ranks"] == {"mean": 6, "least": 6, "most": 6, "without": 0}
+
+
+@pytest.mark.parametrize("after", [20, 50])
+def test_ranks_are_shared_out_as_if_nothing_had_happened(train: Train, tmp_path: Path, after: int) -> None:
+    """Killed in the second of four epochs, while ranks fall, and in the last, when they have fallen."""
+    learning: dict[str, Any] = {"epochs": 4, "rank": 4, "patience": None, "accumulate": 2}
+    folder, report = train("adalora", **learning)
+    with pytest.raises(KilledError):
+        train("adalora", **learning, progress=kill_at("epoch", after), resume=tmp_path)
+    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pt"))
+    again, resumed = train("adalora", **learning, resume=tmp_path)
+    assert weights(again) == weights(folder)
+    assert resumed == report  # the proof and the ranks of the best epoch, too, whichever run saved it
+
+
+def test_the_loss_is_that_of_peft(tuned: Path, prepared: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from toolkit import tasks
+
+    task = tasks.get("text-classification")
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    examples = training.encode(task, prepared, "train", task.encoder(tuned, {"max_length": 64}), names)
+    model = AutoModelForSequenceClassification.from_pretrained(tuned)
+    wrapped = methods.adapt(model, "adalora", rank=4, alpha=8, dropout=0.0).eval()
+    batch = examples.batch(range(8))
+    with torch.no_grad():
+        own = adalora.Allocation(wrapped).regularized(training.from_labels(task))(wrapped, batch)
+        theirs = wrapped.base_model(**batch.inputs, labels=batch.labels).loss
+        plain = training.from_labels(task)(wrapped, batch)
+    assert float(own) == pytest.approx(float(theirs), abs=1e-5)
+    assert float(own) > float(plain) + 0.1
+
+
+def test_one_step_is_too_few_for_ranks_to_fall(train: Train) -> None:
+    with pytest.raises(InputError, match="--adapt adalora: one step is too few"):
+        train("adalora", epochs=1, batch_size=1000)
+
+
 # Merges
 
 
@@ -91,7 +147,7 @@ def adapted(tuned: Path) -> Any:
 
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tuned).eval()
-    wrapped = adapters.adapt(model, "lora", rank=4, alpha=8, dropout=0.0).eval()
+    wrapped = methods.adapt(model, "lora", rank=4, alpha=8, dropout=0.0).eval()
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -107,7 +163,7 @@ def answers(model: Any) -> Any:
 
 
 def test_a_good_merge_is_proved(adapted: Any) -> None:
-    proof = adapters.prove(adapted, copy.deepcopy(adapted).merge_and_unload(), answers)
+    proof = merge.prove(adapted, copy.deepcopy(adapted).merge_and_unload(), answers)
     assert proof.answer_difference < 1e-4 < proof.weight_change
     assert proof.changed == proof.adapted == 13  # six layers in each of two, and the pooler
 
@@ -116,9 +172,9 @@ def test_a_merge_that_changes_nothing_is_refused(tuned: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(tuned).eval()
-    idle = adapters.adapt(model, "lora", rank=4, alpha=8, dropout=0.0).eval()  # its second matrix is zero
+    idle = methods.adapt(model, "lora", rank=4, alpha=8, dropout=0.0).eval()  # its second matrix is zero
     with pytest.raises(ToolkitError, match="changed none of the 13 matrices"):
-        adapters.prove(idle, copy.deepcopy(idle).merge_and_unload(), answers)
+        merge.prove(idle, copy.deepcopy(idle).merge_and_unload(), answers)
 
 
 def test_wrong_merges_are_caught(adapted: Any) -> None:
@@ -126,17 +182,17 @@ def test_wrong_merges_are_caught(adapted: Any) -> None:
     import torch
 
     def twice(plain: Any) -> None:
-        for name, before in adapters._adapted_layers(adapted):
+        for name, before in merge._adapted_layers(adapted):
             layer = plain.get_submodule(name)
             layer.weight.add_(layer.weight - before)
 
     def scaled(plain: Any) -> None:
-        for name, before in adapters._adapted_layers(adapted):
+        for name, before in merge._adapted_layers(adapted):
             layer = plain.get_submodule(name)
             layer.weight.copy_(before + 0.5 * (layer.weight - before))
 
     def one_too_few(plain: Any) -> None:
-        name, before = next(adapters._adapted_layers(adapted))
+        name, before = next(merge._adapted_layers(adapted))
         plain.get_submodule(name).weight.copy_(before)
 
     def tied(plain: Any) -> None:
@@ -147,7 +203,7 @@ def test_wrong_merges_are_caught(adapted: Any) -> None:
         with torch.no_grad():
             spoil(plain)
         with pytest.raises(ToolkitError, match="does not answer like the one with its adapter"):
-            adapters.prove(adapted, plain, answers)
+            merge.prove(adapted, plain, answers)
 
 
 def test_an_answer_that_is_no_number_is_no_proof(adapted: Any) -> None:
@@ -157,7 +213,7 @@ def test_an_answer_that_is_no_number_is_no_proof(adapted: Any) -> None:
     with torch.no_grad():
         plain.classifier.bias[0] = float("nan")
     with pytest.raises(ToolkitError, match="differ by nan"):
-        adapters.prove(adapted, plain, answers)
+        merge.prove(adapted, plain, answers)
 
 
 # The verb
@@ -180,4 +236,4 @@ def test_a_model_without_a_body_has_no_adapter() -> None:
 
     bare = SimpleNamespace(base_model_prefix="bert", config=SimpleNamespace(model_type="bert"))
     with pytest.raises(InputError, match="--adapt lora needs a transformers model with a body and a head"):
-        adapters.adapt(bare, "lora", rank=2, alpha=4, dropout=0.0)
+        methods.adapt(bare, "lora", rank=2, alpha=4, dropout=0.0)

@@ -137,6 +137,16 @@ def family(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
+def refuse_prompt(config: Mapping[str, Any]) -> None:
+    """Refuse to change the shape or the scales of a model with a prompt (`toolkit.adapters.prompts`): what the prompt
+    learned would no longer fit. Raises InputError."""
+    if config.get("prompt"):
+        raise InputError(
+            "A model with a prompt can be neither cut nor balanced. Do so with the model that it was made from, and "
+            f"then fine-tune with --adapt {config['prompt'].get('method', 'prompt')}; as it is, it can be a teacher."
+        )
+
+
 def shape(config: Any) -> dict[str, int]:
     """Layers, width, heads, ffn, vocabulary and positions of a config. Raises InputError."""
     try:
@@ -188,6 +198,7 @@ def cut(model: Any, wanted: Cut) -> Any:
     """
     import torch
 
+    refuse_prompt(vars(model.config))
     kind, old = family(model.config.model_type), shape(model.config)
     layers = list(range(old["layers"]) if wanted.layers is None else wanted.layers)
     _check(wanted, layers, old, model.config.model_type)

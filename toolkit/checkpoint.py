@@ -13,7 +13,7 @@ import math
 import shutil
 import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from toolkit.storage import explained, publish_folder, sha256_file, sha256_folde
 if TYPE_CHECKING:
     from toolkit.tasks.task import Task
 
+PROMPT_WEIGHT = "prompt_embeddings"  # of a model with a prompt (`toolkit.adapters.prompts`)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit
 
@@ -76,11 +77,20 @@ class Checkpoint:
         return int(self.config.get("num_attention_heads") or self.config.get("n_heads") or 0)
 
     @property
+    def prompt_tokens(self) -> int:
+        """How many virtual tokens stand in front of a text."""
+        return int((self.config.get("prompt") or {}).get("tokens", 0))
+
+    @property
     def model_limit(self) -> int:
-        """The most tokens that the model's position table takes."""
+        """The most tokens that the model's position table takes; a prompt needs some of them."""
         positions = self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512
         offset = 2 if self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
-        return int(positions) - offset
+        return int(positions) - offset - self.prompt_tokens
+
+    def with_prompt(self, method: str, tokens: int) -> Checkpoint:
+        """As it will be described when it has a prompt."""
+        return replace(self, config={**self.config, "prompt": {"method": method, "tokens": tokens}})
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -206,9 +216,15 @@ def inspect(folder: Path, task: Task) -> Checkpoint:
         _ = (found.architecture, found.model_limit)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / 'config.json'} is damaged: architectures, id2label or max_position_embeddings is not what "
-            "transformers writes there."
+            f"{folder / 'config.json'} is damaged: architectures, id2label, max_position_embeddings or prompt is not "
+            "what is written there."
         ) from error
+    written = tensors[PROMPT_WEIGHT][1][-2] if PROMPT_WEIGHT in tensors else 0
+    if written != found.prompt_tokens:
+        raise InputError(
+            f"{folder} is damaged: config.json tells of a prompt of {found.prompt_tokens} tokens, the weights have one "
+            f"of {written}."
+        )
     return found
 
 
@@ -220,6 +236,7 @@ def bare(path: Path, tokenizer: Path, task: Task, labels: list[str]) -> Checkpoi
     from toolkit.runtime.text import TextEncoder
 
     config = _read_config(path)
+    config.pop("prompt", None)  # which is made of weights
     with contextlib.redirect_stderr(io.StringIO()):  # libraries that torch finds say what they lack
         model = architecture.fresh(config, task.MODEL_CLASS, labels, device="meta")  # shapes without memory
     folder = path.parent if (path.parent / "tokenizer.json").is_file() else tokenizer

@@ -251,6 +251,10 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters(options, task, checkpoint))
     if options.augment and finetune.parameters is None:
         raise InputError(f"--augment {next(iter(options.augment))}: nothing is trained here ({finetune.reason}).")
+    tuned = checkpoint
+    if finetune.parameters is not None:
+        learning: Any = stages.get("finetune").Parameters.model_validate(finetune.parameters)
+        tuned = recipe.as_tuned(checkpoint, task, learning.adapt, learning.prompt_tokens)
     budgets = recipe.Budgets(
         min_score=options.min_score,
         max_latency_ms=options.max_latency_ms,
@@ -258,7 +262,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         max_memory_mb=options.max_memory_mb,
     )
     compress = recipe.compress_plan(
-        checkpoint,
+        tuned,
         options.compress,
         budgets=budgets,
         multiple=target.vector_multiple,
@@ -287,7 +291,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         if compress.when == "if a budget asks" and trained_labels is not None
         else 0,
         "known_labels": trained_labels,
-        **task.settings_of(checkpoint),
+        **task.settings_of(tuned),
     }
     prepare = task.preparation(shared, options.options)
     return Recipe(

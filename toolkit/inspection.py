@@ -52,6 +52,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "layers": found.config.get("num_hidden_layers"),
         "hidden_size": found.config.get("hidden_size"),
         "most_tokens": found.model_limit,
+        "prompt_tokens": found.prompt_tokens,
         "labels": found.labels,
         "sha256": found.sha256,
     }

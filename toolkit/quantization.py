@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import calibration, conversion, stages, tasks
+from toolkit import architecture, calibration, conversion, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import export as formats
 from toolkit.cache import Cache, open_cache
@@ -263,6 +263,8 @@ def _checked(model: str, task: Task, wanted: Wanted, options: conversion.Options
             f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
         )
     engine = _check_artifact(folder, wanted) if is_artifact else _check_checkpoint(folder, task, wanted)
+    if wanted.balance is not None and engine == "litert":
+        architecture.refuse_prompt(checkpoints.check_folder(folder))
     method = str(wanted.parameters["method"])
     form = FORMAT_OF_ENGINE[engine]
     formats.check_method(form, engine, method, formats.get(form).METHODS)

@@ -14,13 +14,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit import architecture
+from toolkit.adapters import PROMPTS, Method
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import score
 from toolkit.target import EngineName, EngineSupport, Precision, Target
+from toolkit.tasks.task import Task
 
 SCHEMA_VERSION = 1
+LEAST_TOKENS = 8  # of a text
 # How a precision is reached from a float artifact, per engine. Adding a method: one entry and its export function.
 METHODS: dict[tuple[str, str], str | None] = {
     ("onnxruntime", "fp32"): None,
@@ -222,10 +225,14 @@ def compress_plan(
             prune={"epochs": 10, "learning_rate": 1e-3, "bf16": False}, **texts,
         )  # fmt: skip
     known, model_type = checkpoint.layers, str(checkpoint.config.get("model_type"))
-    if model_type not in architecture.FAMILIES or known < 2:
+    cannot = None
+    if checkpoint.prompt_tokens:
+        cannot = "a model with a prompt cannot be cut"
+    elif model_type not in architecture.FAMILIES or known < 2:
         cannot = (
             f"a {model_type} of {known} layers cannot be cut; known: {', '.join(architecture.FAMILIES)}, from 2 layers"
         )
+    if cannot:
         if wanted:
             raise InputError(f"--compress: {checkpoint.folder}: {cannot}.")
         return CompressPlan(when="never", reason=cannot)
@@ -264,3 +271,24 @@ def finetune_plan(checkpoint: Checkpoint, wanted: bool | None, parameters: dict[
         why = "asked for" if trained else f"{checkpoint.architecture} has no head that was trained for the task"
         return FinetunePlan(parameters=parameters, reason=why)
     return FinetunePlan(parameters=None, reason=f"{checkpoint.architecture} is trained already")
+
+
+def as_tuned(checkpoint: Checkpoint, task: Task, method: Method, prompt_tokens: int) -> Checkpoint:
+    """The checkpoint as fine-tuning will describe it. Raises InputError for a method that it cannot take."""
+    if method == "full":
+        return checkpoint
+    if checkpoint.prompt_tokens:
+        raise InputError(
+            f"--adapt {method}: {checkpoint.folder} has a prompt already; train all of it with --adapt full."
+        )
+    if method not in PROMPTS:
+        return checkpoint
+    if "input_ids" not in task.INPUT_NAMES:
+        raise InputError(f"--adapt {method}: a prompt stands in front of a text, and {task.NAME} is about none.")
+    tuned = checkpoint.with_prompt(method, prompt_tokens)
+    if tuned.model_limit < LEAST_TOKENS:
+        raise InputError(
+            f"--adapt {method}: of the {checkpoint.model_limit} tokens that {checkpoint.folder} takes, a prompt of "
+            f"{prompt_tokens} leaves too few for the texts."
+        )
+    return tuned

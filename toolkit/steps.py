@@ -211,6 +211,8 @@ def _student(
             f"{student}: the student has {source.parameters / 1e6:.1f} million weights, its teacher "
             f"{teacher.parameters / 1e6:.1f}; a student is the smaller one."
         )
+    if layers is not None or width is not None:
+        architecture.refuse_prompt(source.config)
     if layers is not None:
         shape["layers"] = architecture.evenly(source.layers, layers)
         if student is None and width is None and layers >= source.layers:
@@ -254,6 +256,11 @@ def distill(
     _check_labels(teacher, others)
     source, shape = _student(made, student, layers, width)
     if attention:
+        if teacher.prompt_tokens or source.prompt_tokens:
+            raise InputError(
+                "--attention-weight: the attention of a model with a prompt can be compared with no other's. Leave it "
+                "out; answers and hidden states can be learned."
+            )
         heads = architecture.heads_of(_shape(source), width) if width is not None else source.heads
         importlib.import_module("toolkit.stages.distill").check_heads(heads, teacher.heads)
     chain = _chain(made, reporter)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from toolkit.adapters import METHODS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -152,10 +154,10 @@ def training_options(function: F) -> F:
     for option in reversed(
         [
             click.option(
-                "--adapt", type=click.Choice(["full", "frozen", "lora", "ia3"]), default="full", show_default=True,
-                help="Which weights learn: all, the head, or an adapter that is merged in the end.",
+                "--adapt", type=click.Choice(METHODS), default="full", show_default=True,
+                help="Which weights learn: all, the head, an adapter that is merged in the end, or a prompt.",
             ),
-            click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of lora."),
+            click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of lora, adalora."),
             click.option("--training", multiple=True, type=Setting(), help="Another one: docs/verbs/finetune.md."),
             click.option("--augment", multiple=True, type=Setting(), help="Change training examples: docs/tasks.md."),
         ]

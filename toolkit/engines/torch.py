@@ -49,14 +49,22 @@ def load_model(checkpoint: Path, task: Task, **options: Any) -> Any:
         return _load_narrowed(checkpoint, auto_class)
     options.setdefault("dtype", torch.float32)
     try:
-        return auto_class.from_pretrained(
+        model = auto_class.from_pretrained(
             checkpoint, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
-        ).eval()
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         if "ignore_mismatched_sizes" in first:
             first = "its weights do not have the shapes that its config.json describes"
         raise InputError(f"{checkpoint} cannot be loaded as {task.MODEL_CLASS}: {first}") from error
+    return _with_prompt(model, checkpoint, task).eval()
+
+
+def _with_prompt(model: Any, checkpoint: Path, task: Task) -> Any:
+    """The model with the prompt that the checkpoint has, if any."""
+    from toolkit.adapters import prompts
+
+    return prompts.restored(model, checkpoint, input_names(model, task))
 
 
 def _is_module(checkpoint: Path) -> bool:
@@ -120,7 +128,7 @@ def load_for_training(
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{checkpoint} cannot be loaded for training: {first}") from error
     _check_loaded(checkpoint, model, loading)
-    return model
+    return _with_prompt(model, checkpoint, task)
 
 
 def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> None:

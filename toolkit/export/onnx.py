@@ -57,6 +57,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     model = load_model(checkpoint, task)
     import torch
 
+    from toolkit.adapters.prompts import Prompted
     from toolkit.export.traceable import traceable
 
     torch.set_num_threads(context.threads)
@@ -74,8 +75,9 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     )
     context.progress(1, 3, "tracing and translating to ONNX")
     with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx prints its steps
-        if isinstance(model, transformers.PreTrainedModel):
-            given = model if task.plain_output else traceable(model, task, list(sample))
+        plain = isinstance(model, transformers.PreTrainedModel)
+        if plain or isinstance(model, Prompted):
+            given = model if plain and task.plain_output else traceable(model, task, list(sample))
             program = OnnxExporter().export(given, sample, config=config).program
         else:
             program = _traced(traceable(model, task, list(sample)), sample, config)

@@ -79,6 +79,7 @@ def _checkpoint(source: Path, output: Path, inputs: list[Any], parameters: Param
     torch.set_num_threads(context.threads)
     task = tasks.get(context.task)
     model = load_model(source, task)
+    architecture.refuse_prompt(vars(model.config))
     family = architecture.family(model.config.model_type)
     values, readers = _modules(model, family.values), _modules(model, family.reads["heads"])
     largest: dict[int, Any] = {}

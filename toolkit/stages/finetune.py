@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolkit import adapters, training
+from toolkit import training
+from toolkit.adapters import Method, learner, methods
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError, ToolkitError
 from toolkit.stages import Context
@@ -39,10 +40,11 @@ class Continual(BaseModel):
 class Parameters(training.Hyperparameters):
     """Hyperparameters of the loop, which weights learn, and what keeps them from learning by heart."""
 
-    adapt: adapters.Method = "full"
-    rank: int = Field(8, ge=1, description="Of `lora`: the width of its matrices")
-    alpha: int = Field(16, ge=1, description="Of `lora`: their product is multiplied by alpha / rank")
+    adapt: Method = "full"
+    rank: int = Field(8, ge=1, description="Of `lora`: the width of its matrices; of `adalora`: on average in the end")
+    alpha: int = Field(16, ge=1, description="Of both: their product is multiplied by alpha / rank")
     adapter_dropout: float = Field(0.0, ge=0, lt=1)
+    prompt_tokens: int = Field(16, ge=1, description="Of `prompt` and `prefix`")
     balanced: bool = Field(False, description="Whether rare classes count as much as frequent ones")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: dict[str, Any] = Field({}, description="Settings of the task's augmentation; off without any")
@@ -146,23 +148,26 @@ def _learn(
     encoder = task.encoder(source, parameters.encoding, inputs=names)
     augmenter = training.augmenter(task, parameters.augment, labels, context.seed)
     material = choose(Materials(task, encoder, names, labels, context.data, augmenter))
-    model = adapters.adapt(
-        model, parameters.adapt, rank=parameters.rank, alpha=parameters.alpha, dropout=parameters.adapter_dropout
-    )
-    counted = adapters.shares(model)
-    merger = adapters.Merger(material.validation) if adapters.is_adapted(model) else None
-    loss = _loss(model, task, len(labels), material, parameters, context)
+    made = learner.make(
+        model, parameters.adapt, train=material.train, validation=material.validation, rank=parameters.rank,
+        alpha=parameters.alpha, dropout=parameters.adapter_dropout, prompt_tokens=parameters.prompt_tokens,
+        seed=context.seed,
+    )  # fmt: skip
+    counted = methods.shares(made.model)
+    loss = _loss(made.model, task, len(labels), material, parameters, context)
+    if made.regularized is not None:
+        loss = made.regularized(loss)
     found: dict[str, Any] = {}
     if parameters.find_learning_rate:
-        rate, tried = range_test.find(model, material.train, loss, parameters, context)
+        rate, tried = range_test.find(made.model, material.train, loss, parameters, context)
         parameters = parameters.model_copy(update={"learning_rate": rate})
         found = {"learning_rate": rate, "range_test": tried}
     report = training.fit(
-        model, parameters, context, stop, output,
+        made.model, parameters, context, stop, output,
         labels=labels, train=material.train, validation=material.validation, score=material.score, loss=loss,
-        files=source, save=merger.save if merger else None, keep_last=keep_last,
+        files=source, follower=made.follower, save=made.save, keep_last=keep_last,
     )  # fmt: skip
-    return {**report, **counted, **material.told, **found, **(merger.as_dict() if merger else {})}
+    return {**report, **counted, **material.told, **found}
 
 
 def _loss(

@@ -221,6 +221,7 @@ def check(parameters: Parameters, source: Checkpoint, task: Task) -> None:
     if parameters.channels:
         _check_channels(parameters, source, task)
         return
+    architecture.refuse_prompt(source.config)
     architecture.family(str(source.config["model_type"]))
     if parameters.layers is not None:
         architecture.evenly(source.layers, parameters.layers)

@@ -94,6 +94,8 @@ def activations(model: Any, examples: training.Examples) -> dict[str, ranges.His
     name."""
     import torch
 
+    from toolkit.adapters.prompts import Prompted
+
     layers = _layers(model)
     found = {name: ranges.Histogram() for name in layers}
     mask: Any = None
@@ -110,6 +112,8 @@ def activations(model: Any, examples: training.Examples) -> dict[str, ranges.His
         for start in range(0, len(ordered), _BATCH):
             batch = examples.batch(ordered[start : start + _BATCH])
             mask = batch.inputs["attention_mask"].bool() if "attention_mask" in batch.inputs else None
+            if isinstance(model, Prompted):
+                mask = model.seen(mask)
             with torch.inference_mode():
                 model(**batch.inputs)
     finally:

@@ -28,9 +28,18 @@ from toolkit.storage import publish_folder, write_json
 from toolkit.tasks.task import Task
 from toolkit.training import trackers
 from toolkit.training.examples import Examples, answer, encode, grouped_batches, share_of
+from toolkit.training.follower import Follower
 from toolkit.training.interrupt import Interrupt
 from toolkit.training.losses import Loss
 from toolkit.training.rates import learning_rate_factor, rate_shares
+
+# Writes a model to a folder and tells of it, for the receipt.
+Save = Callable[[Any, Path], dict[str, Any]]
+
+
+def _as_it_is(model: Any, folder: Path) -> dict[str, Any]:
+    model.save_pretrained(folder)
+    return {}
 
 
 class Hyperparameters(BaseModel):
@@ -64,6 +73,7 @@ class Progress:
     epoch: int = 0  # the next one
     best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    saved: dict[str, Any] = field(default_factory=dict)  # what `save` told of the best one
 
     def add(self, steps: int, loss: float, score: float, divergence: float | None, keep_last: bool = False) -> bool:
         """Note an epoch; True if it is the best so far, as every one is where the last one is kept."""
@@ -101,8 +111,8 @@ class Trainer:
 
     `score` takes the answers to the whole validation split in its order; `divergence`, if given, too: how far they are
     from the teachers'. `beside` is a module that the loss uses and that learns along, but is no part of the model and
-    is not written. `save` writes the best epoch; None: as the model itself does. With `keep_last` the last
-    epoch is taken for the best.
+    is not written. `save` writes the best epoch and tells of it, for the receipt; None: as the model itself does. With
+    `keep_last` the last epoch is taken for the best.
     """
 
     def __init__(
@@ -117,7 +127,8 @@ class Trainer:
         score: Callable[[Any], float],
         divergence: Callable[[Any], float] | None = None,
         beside: Any = None,
-        save: Callable[[Any, Path], None] | None = None,
+        follower: Follower | None = None,
+        save: Save | None = None,
         keep_last: bool = False,
     ) -> None:
         import torch
@@ -125,8 +136,9 @@ class Trainer:
 
         self.torch, self.parameters, self.context = torch, parameters, context
         self.train, self.validation, self.loss = train, validation, loss
-        self.score, self.divergence, self.keep_last = score, divergence, keep_last
-        self.save = save or (lambda model, folder: model.save_pretrained(folder))
+        self.score, self.divergence, self.follower = score, divergence, follower
+        self.keep_last = keep_last
+        self.save = save or _as_it_is
         # The loop below draws every epoch's batches from its seed and hands each process its share; Accelerate
         # places the model, wraps it for several devices and reduces gradients and scores.
         self.accelerator = Accelerator(mixed_precision="bf16" if parameters.bf16 else "no")
@@ -206,6 +218,8 @@ class Trainer:
             if (index + 1) % parameters.accumulate == 0 or index + 1 == len(batches):
                 self.accelerator.clip_grad_norm_(self.model.parameters(), parameters.max_gradient_norm)
                 self.optimizer.step()
+                if self.follower is not None:
+                    self.follower.after_step()
                 self.optimizer.zero_grad()
             losses.append(float(loss.detach()))
             text = f"epoch {number + 1} of {parameters.epochs}, loss {np.mean(losses[-50:]):.3f}"
@@ -224,6 +238,8 @@ class Trainer:
         per_epoch = math.ceil(shown / (parameters.batch_size * self.accelerator.num_processes))
         best_folder = (context.resume or output) / "best"
         progress = Progress()
+        if self.follower is not None:
+            self.follower.begin(parameters.epochs * math.ceil(per_epoch / parameters.accumulate))
         if context.resume is not None:
             context.resume.mkdir(parents=True, exist_ok=True)
             progress = self._load_state(context.resume)
@@ -237,7 +253,7 @@ class Trainer:
                     best_folder = output / "best"
                 if first:
                     with publish_folder(best_folder, replace=True) as aside:
-                        self.save(self.raw, aside)
+                        progress.saved = self.save(self.raw, aside)
             tracker.log({"train/loss": loss, "validation/score": score}, progress.epoch)
             if context.resume is not None and first and not interrupted:
                 self._save_state(context.resume, progress)
@@ -258,6 +274,7 @@ class Trainer:
             "interrupted": interrupted,
             "bf16": parameters.bf16,
             "processes": self.accelerator.num_processes,
+            **progress.saved,
         }
 
     def _save_state(self, folder: Path, progress: Progress) -> None:
@@ -275,6 +292,8 @@ class Trainer:
             save_file(moments, str(aside / "optimizer.safetensors"))
             if self.beside is not None:
                 save_file(self.beside.state_dict(), str(aside / "beside.safetensors"))
+            if self.follower is not None:
+                save_file(self.follower.state(), str(aside / "follower.safetensors"))
             write_json(aside / "progress.json", asdict(progress))
 
     def _load_state(self, folder: Path) -> Progress:
@@ -287,6 +306,8 @@ class Trainer:
         self.raw.load_state_dict(load_file(str(state / "weights.safetensors")))
         if self.beside is not None:
             self.beside.load_state_dict(load_file(str(state / "beside.safetensors")))
+        if self.follower is not None:
+            self.follower.restore(load_file(str(state / "follower.safetensors")))
         moments: dict[int, dict[str, Any]] = {}
         for key, value in load_file(str(state / "optimizer.safetensors")).items():
             kind, _, name = key.partition("/")
@@ -322,7 +343,8 @@ def fit(
     divergence: Callable[[Any], float] | None = None,
     files: Path | None = None,
     beside: Any = None,
-    save: Callable[[Any, Path], None] | None = None,
+    follower: Follower | None = None,
+    save: Save | None = None,
     keep_last: bool = False,
 ) -> dict[str, Any]:
     """Train `model` and write the epoch that was best on the validation split to `output`; with what the encoder of the
@@ -341,6 +363,7 @@ def fit(
         score=score or (lambda answers: float(task.metrics(answers, judged.examples, labels)["score"])),
         divergence=divergence,
         beside=beside,
+        follower=follower,
         save=save,
         keep_last=keep_last,
     )
