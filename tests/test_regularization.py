@@ -14,6 +14,7 @@ from torch.nn import functional
 from tests.small_inputs import one_layer, random_encoder
 from tests.stage_runs import KilledError, kill_at, run_stage, weights
 from toolkit import adapters, conversion, tasks, training
+from toolkit.adapters import methods
 from toolkit.errors import InputError
 from toolkit.training.losses import disagreement
 
@@ -203,7 +204,7 @@ def test_hooks_go_even_if_the_loss_fails(bag: Any, batch: training.Batch) -> Non
 def test_embeddings_of_every_family_are_found_and_stay_if_they_must(
     kind: str, adapt: adapters.Method, batch: training.Batch
 ) -> None:
-    model = adapters.adapt(random_encoder(kind), adapt, rank=2, alpha=4, dropout=0.0).eval()
+    model = methods.adapt(random_encoder(kind), adapt, rank=2, alpha=4, dropout=0.0).eval()
     table = training.input_embeddings(model)
     plain = training.from_labels(TASK)
     said = training.adversarial(plain, table, 0.5)(model, batch)
