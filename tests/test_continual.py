@@ -135,6 +135,7 @@ def test_without_rehearsal_it_forgets_and_is_refused(
     assert found["old"]["forgetting_points"] > 50
     assert found["new"]["before"] < 0.1 and found["new"]["after"] > 0.95
     assert not result["accepted"]
+    assert [(gate["gate"], gate["passed"]) for gate in found["gates"]] == [("forgetting", False), ("classes", False)]
     assert result["refusals"][0].startswith("forgetting: AUC on 160 old evaluation examples 1.0000 → ")
     assert f"kept in {tmp_path / 'updated'}, marked as refused" in result["message"]
     kept = receipt_of(tmp_path / "updated")
@@ -212,7 +213,7 @@ def test_what_the_cache_has_lost_is_made_again_with_the_same_hash(
 ) -> None:
     wanted = json.loads((shipped / "manifest.json").read_text())["checkpoint"]["sha256"]
     titles = Titles()
-    result = update(shipped, rehearsal=1.0, cache_dir=str(tmp_path / "cache"), reporter=titles)
+    result = update(shipped, rehearsal=1.0, cache_dir=str(tmp_path / "cache"), seed=3, reporter=titles)
     assert titles.run.count("finetune") == 2  # the one from then, and the update
     assert result["continual"]["checkpoint"] == wanted
     assert result["continual"]["notes"] == []
@@ -221,7 +222,7 @@ def test_what_the_cache_has_lost_is_made_again_with_the_same_hash(
     weights = tmp_path / "cache" / "stages" / then["key"] / "output" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")  # what was changed is not what is wanted
     titles = Titles()
-    spoiled = update(shipped, "b", rehearsal=1.0, cache_dir=str(tmp_path / "cache"), reporter=titles)
+    spoiled = update(shipped, "b", rehearsal=1.0, cache_dir=str(tmp_path / "cache"), seed=3, reporter=titles)
     assert spoiled["continual"]["checkpoint"] == wanted and spoiled["continual"]["notes"] == []
 
 
@@ -354,7 +355,8 @@ def test_texts_by_the_command_line_and_what_leaks_is_left_out(
     bundle: Path, sentences: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     new = write_csv(tmp_path / "new.csv", sentences[1500:1800])  # a hundred of them are the bundle's too
-    command = ("finetune", "--continue-from", bundle, "--data", new, "--epochs", "1", "--max-forgetting", "100%")
+    options = ("--epochs", "1", "--max-forgetting", "100%", "--seed", "5")  # the old data keep the seed of then
+    command = ("finetune", "--continue-from", bundle, "--data", new, *options)
     done = run_toolkit(*command, "-o", tmp_path / "updated", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -362,7 +364,10 @@ def test_texts_by_the_command_line_and_what_leaks_is_left_out(
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert result["continual"]["old"]["examples"] == manifest["metrics"]["data"]["splits"]["eval"]
     assert result["continual"]["old"]["before"] == pytest.approx(manifest["metrics"]["score"]["before"])
-    assert sum(result["left_out"].values()) > 20
+    assert all(count > 0 for count in result["left_out"].values())
+    assert result["continual"]["new"]["examples"] == 60 - result["left_out"]["eval"]
+    encoding = receipt_of(tmp_path / "updated")["parameters"]["encoding"]
+    assert encoding == {"max_length": manifest["preprocessing"]["max_length"]}
     told = run_toolkit(*command, "-o", tmp_path / "again")
     assert told.returncode == 0, told.stderr
     assert "old data (n=" in told.stdout and "old ones in every epoch" in told.stdout
