@@ -75,13 +75,19 @@ def load_for_training(
 ) -> Any:
     """The checkpoint as a model with a head for `labels`, a new one where it has none. A user's network may be built by
     `encoding`, the settings of the encoder. Raises InputError."""
-    import torch
-    import transformers
-
     if _is_module(checkpoint):
         from toolkit import network
 
         return network.load(checkpoint, task, labels, encoding)
+    model, _ = load_with_head(checkpoint, task, labels, **options)
+    return _with_prompt(model, checkpoint, task)
+
+
+def load_with_head(checkpoint: Path, task: Task, labels: Sequence[str], **options: Any) -> tuple[Any, list[str]]:
+    """(a transformers checkpoint as a model with a head for `labels`, the names of the weights that it did not have).
+    Raises InputError if those are not of the head or a pooler alone."""
+    import torch
+    import transformers
 
     try:
         model, loading = getattr(transformers, task.MODEL_CLASS).from_pretrained(
@@ -99,12 +105,11 @@ def load_for_training(
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{checkpoint} cannot be loaded for training: {first}") from error
-    _check_loaded(checkpoint, model, loading)
-    return _with_prompt(model, checkpoint, task)
+    return model, _check_loaded(checkpoint, model, loading)
 
 
-def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> None:
-    """Refuse weights that were silently made anew: only the new task's head may be."""
+def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> list[str]:
+    """Names of the weights that were silently made anew; refuse others than the new task's head."""
     has_head = hasattr(model, model.base_model_prefix)
     body = f"{model.base_model_prefix}." if has_head else ""
     names = [*loading["missing_keys"], *(str(key[0]) for key in loading["mismatched_keys"])]
@@ -115,6 +120,7 @@ def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> N
             f"{checkpoint}: {len(lost)} of the model's weights are missing or have another shape than its config.json "
             f"says, for example {lost[0]}."
         )
+    return names
 
 
 def input_names(model: Any, task: Task) -> list[str]:
