@@ -119,7 +119,8 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -133,11 +134,11 @@ def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder; a folder with pickles only is refused with the way out."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        weight_map = _read_json(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(_is_file_name(name) for name in weight_map.values()):
             raise InputError(f"{index} is damaged: its weight_map does not name files of this folder.")
         names = sorted(set(weight_map.values()))
@@ -173,12 +174,14 @@ def check_folder(folder: Path) -> dict[str, Any]:
             "Put a weights file beside its config.json and tokenizer.json, and read it with --allow-pickle."
         )
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(f"{folder} is an adapter, not a model: give its base as MODEL, with --adapter {folder}.")
         raise InputError(f"{folder} is not a model: it has no config.json.")
     return _read_config(folder / "config.json")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = _read_json(path)
+    config = read_json(path)
     if "model_type" not in config:
         raise InputError(f"{path} names no model_type; it is not a transformers model.")
     if "auto_map" in config:
@@ -191,7 +194,7 @@ def refuse_code(folder: Path, allowed: bool) -> None:
     config = folder / "config.json"
     if allowed or not config.is_file():
         return
-    if _read_json(config).get("model_type") == modules.MODEL_TYPE and not modules.is_ours(folder / modules.CODE):
+    if read_json(config).get("model_type") == modules.MODEL_TYPE and not modules.is_ours(folder / modules.CODE):
         raise InputError(
             f"{folder} holds Python code ({modules.CODE}) that has to be run to load the model; refused. If you trust "
             "it, add --allow-code."
@@ -205,7 +208,7 @@ def inspect(folder: Path, task: Task) -> Checkpoint:
     """
     config = check_folder(folder)
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    weights = _weights(folder)
+    weights = weight_files(folder)
     for path in weights:
         tensors.update(read_header(path))
     task.check_checkpoint(folder, config)

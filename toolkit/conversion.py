@@ -20,6 +20,7 @@ from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
 from toolkit import demo, hub, modules, recipe, report, search, stages, tasks
 from toolkit import target as targets
+from toolkit.adapters import peft_folder
 from toolkit.bundle import Bundle
 from toolkit.cache import Cache, open_cache
 from toolkit.candidates import Candidate, Workshop
@@ -80,6 +81,7 @@ class Options:
     allow_pickle: bool = False
     allow_code: bool = False  # whether a model folder's own network may be run
     weights: str | None = None  # of a network that is given as FILE.py:FUNCTION
+    adapter: str | None = None  # a folder that peft wrote, merged into the model first
     cache_dir: str | None = None
     tensorboard: str | None = None
     track: Sequence[str] = ()  # wandb, mlflow
@@ -135,8 +137,8 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     given = recipe.load(Path(options.recipe)) if options.recipe else None
     if given is not None:
         options = replace(
-            options, model=given.model, weights=given.weights, data=given.prepare["data"], task=given.task,
-            target=given.target,
+            options, model=given.model, weights=given.weights, adapter=given.adapter, data=given.prepare["data"],
+            task=given.task, target=given.target, labels=given.prepare.get("known_labels"),
         )  # fmt: skip
     elif options.model == demo.NAME and not Path(demo.NAME).exists():
         options = _with_demo(options)
@@ -163,7 +165,18 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
 
 
 def model_folder(options: Options, cache: Cache) -> Path:
-    """The folder of the model that is named: a folder, a hub id, or FILE.py:FUNCTION. Raises InputError."""
+    """The folder of the model that is named, with the adapter merged into it, if one is named. Raises InputError."""
+    folder = _named_folder(options, cache)
+    if options.adapter is None:
+        return folder
+    return peft_folder.merged(
+        folder, Path(options.adapter), task_of(str(folder), options.task), cache,
+        model=options.model, labels=None if options.finetune else options.labels,
+    )  # fmt: skip
+
+
+def _named_folder(options: Options, cache: Cache) -> Path:
+    """The folder of a folder, a hub id, or FILE.py:FUNCTION. Raises InputError."""
     own = tasks.get(options.task).NETWORKS.get(options.model) if options.task else None
     named = f"{own}:build" if own is not None and not Path(options.model).exists() else options.model
     if modules.parse(named):
@@ -298,6 +311,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         toolkit_version=toolkit.__version__,
         model=options.model,
         weights=options.weights,
+        adapter=options.adapter,
         model_sha256=checkpoint.sha256,
         data_sha256=task.data_sha256(prepare),
         task=task.NAME,
@@ -489,6 +503,7 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
             "sha256": made.checkpoint.sha256,
             "architecture": made.checkpoint.architecture,
             "licence": licence(made.checkpoint.folder),
+            **peft_folder.record(made.checkpoint.folder),
         },
         "tool_versions": {
             "toolkit": toolkit.__version__,

@@ -256,6 +256,8 @@ def _checked(model: str, task: Task, wanted: Wanted, options: conversion.Options
         score.parse(wanted.min_score)
     folder = Path(model)
     is_artifact = _is_artifact(folder)
+    if is_artifact and options.adapter is not None:
+        raise InputError(f"--adapter {options.adapter}: {folder} is an exported artifact; give its checkpoint.")
     if not is_artifact:
         folder = conversion.model_folder(replace(options, model=model), cache)
     if folder.is_dir() and not is_artifact and not (folder / "config.json").is_file():

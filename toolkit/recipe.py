@@ -130,6 +130,7 @@ class Recipe(_Strict):
     toolkit_version: str
     model: str
     weights: str | None = None  # of a model that is given as FILE.py:FUNCTION
+    adapter: str | None = None  # merged into the model
     model_sha256: str
     data_sha256: str
     task: str

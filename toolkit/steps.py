@@ -131,7 +131,7 @@ def _finetune_here(
 def _plan(output: str, options: Mapping[str, Any]) -> conversion.Plan:
     """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
-    if folder.is_dir():
+    if folder.is_dir() and not options.get("adapter"):  # which may bring a head
         _trained(folder, options.get("task"), bool(options.get("allow_code")))
     return conversion.plan(
         conversion.options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
@@ -339,13 +339,20 @@ def export(
     cache_dir: str | None = None,
     overwrite: bool = False,
     allow_code: bool = False,
+    adapter: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint to the format of `engine`. Writes an artifact folder."""
     check_output(Path(output), overwrite, RECEIPT)
     if engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
-    checkpoint = _trained(Path(model), task, allow_code)
+    cache = open_cache(Path(cache_dir) if cache_dir else None)
+    folder = Path(model)
+    if adapter is not None:
+        folder = conversion.model_folder(
+            conversion.Options(model, task=task, adapter=adapter, allow_code=allow_code), cache
+        )
+    checkpoint = _trained(folder, task, allow_code)
     if max(lengths) > checkpoint.model_limit:
         raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
     form = FORMAT_OF_ENGINE[engine]
@@ -354,8 +361,8 @@ def export(
         parameters["lengths"] = sorted(set(lengths))
     else:
         parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
-    wanted = conversion.task_of(model, task)
-    runner = Runner(open_cache(Path(cache_dir) if cache_dir else None), wanted.NAME, 0, reporter or Silent())
+    wanted = conversion.task_of(str(folder), task)
+    runner = Runner(cache, wanted.NAME, 0, reporter or Silent())
     finished = runner.run(
         "export", checkpoint.folder, parameters, title=f"export for {engine}", reason="asked for",
         inputs={"source": checkpoint.sha256},

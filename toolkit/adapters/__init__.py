@@ -1,10 +1,10 @@
 """Few weights that learn, and adapters that others trained. A file each:
 
-    methods    which weights learn: the head, an adapter of `peft`, a prompt
-    adalora    an adapter's ranks, as they fall while it learns
-    prompts    virtual tokens, which stay in the model
-    merge      an adapter goes into the weights of its model, with proof
-    given      an adapter folder of the user's
+    methods      which weights learn: the head, an adapter of `peft`, a prompt
+    adalora      an adapter's ranks, as they fall while it learns
+    prompts      virtual tokens, which stay in the model
+    merge        an adapter goes into the weights of its model, with proof
+    peft_folder  an adapter folder of the user's
 
 Importing this package imports none of them: the command line asks it what methods there are.
 """

@@ -62,7 +62,7 @@ def prove(adapted: Any, plain: Any, answers: Any) -> Proof:
     if not proof.changed:
         raise ToolkitError(
             f"The adapter changed none of the {proof.adapted} matrices it belongs to: the merge would be the model "
-            "from before. Train longer, or with a higher learning rate."
+            "from before. It has to be trained longer, or with a higher learning rate."
         )
     return proof
 

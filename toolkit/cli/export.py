@@ -18,6 +18,7 @@ from toolkit.cli import options, output
 @click.option("--cache-dir", metavar="FOLDER", help="Stage cache.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--task", metavar="NAME", help="What the model does.  [default: what it was trained for]")
+@click.option("--adapter", metavar="FOLDER", help="Merge this adapter of peft into MODEL first.")
 @click.option("--allow-code", is_flag=True, help="Run the Python code that a model folder brings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, output_folder: str, lengths: str, as_json: bool, **given: Any) -> None:

@@ -197,6 +197,7 @@ def run_options(function: F) -> F:
             ),
             click.option("--allow-code", is_flag=True, help="Run the Python code that a model folder brings."),
             click.option("--weights", metavar="FILE", help="Weights of a MODEL that is given as FILE.py:FUNCTION."),
+            click.option("--adapter", metavar="FOLDER", help="Merge this adapter of peft into MODEL first."),
             click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         ]
     ):

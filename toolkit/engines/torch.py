@@ -46,7 +46,7 @@ def load_model(checkpoint: Path, task: Task, **options: Any) -> Any:
         return network.load(checkpoint, task)
     auto_class = getattr(transformers, task.MODEL_CLASS)
     if _is_narrowed(checkpoint):
-        return _load_narrowed(checkpoint, auto_class)
+        return _load_narrowed(checkpoint, task)
     options.setdefault("dtype", torch.float32)
     try:
         model = auto_class.from_pretrained(
@@ -78,12 +78,13 @@ def _is_narrowed(checkpoint: Path) -> bool:
     return bool(config.get("narrowed"))
 
 
-def _load_narrowed(checkpoint: Path, auto_class: Any) -> Any:
+def _load_narrowed(checkpoint: Path, task: Task) -> Any:
     """A transformers model whose layers are as wide as its weights, in evaluation mode. Raises InputError."""
     import transformers
     from safetensors.torch import load_file
 
-    model = auto_class.from_config(transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True))
+    config = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    model = getattr(transformers, task.MODEL_CLASS).from_config(config)
     tensors = {name: value for path in checkpoint.glob("*.safetensors") for name, value in load_file(path).items()}
     modules.fit(model, tensors)
     try:
@@ -99,18 +100,25 @@ def load_for_training(
 ) -> Any:
     """The checkpoint as a model with a head for `labels`, a new one where it has none. A user's network may be built by
     `encoding`, the settings of the encoder. Raises InputError."""
-    import torch
-    import transformers
-
     if _is_module(checkpoint):
         from toolkit import network
 
         return network.load(checkpoint, task, labels, encoding)
     if _is_narrowed(checkpoint):
-        model = _load_narrowed(checkpoint, getattr(transformers, task.MODEL_CLASS))
+        model = _load_narrowed(checkpoint, task)
         if [model.config.id2label[i] for i in range(len(model.config.id2label))] != list(labels):
             raise InputError(f"{checkpoint}: a model whose channels were pruned keeps its labels.")
         return model
+    model, _ = load_with_head(checkpoint, task, labels, **options)
+    return _with_prompt(model, checkpoint, task)
+
+
+def load_with_head(checkpoint: Path, task: Task, labels: Sequence[str], **options: Any) -> tuple[Any, list[str]]:
+    """(a transformers checkpoint as a model with a head for `labels`, the names of the weights that it did not have).
+    Raises InputError if those are not of the head or a pooler alone."""
+    import torch
+    import transformers
+
     try:
         model, loading = getattr(transformers, task.MODEL_CLASS).from_pretrained(
             checkpoint,
@@ -127,12 +135,11 @@ def load_for_training(
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{checkpoint} cannot be loaded for training: {first}") from error
-    _check_loaded(checkpoint, model, loading)
-    return _with_prompt(model, checkpoint, task)
+    return model, _check_loaded(checkpoint, model, loading)
 
 
-def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> None:
-    """Refuse weights that were silently made anew: only the new task's head may be."""
+def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> list[str]:
+    """Names of the weights that were silently made anew; refuse others than the new task's head."""
     has_head = hasattr(model, model.base_model_prefix)
     body = f"{model.base_model_prefix}." if has_head else ""
     names = [*loading["missing_keys"], *(str(key[0]) for key in loading["mismatched_keys"])]
@@ -143,6 +150,7 @@ def _check_loaded(checkpoint: Path, model: Any, loading: Mapping[str, Any]) -> N
             f"{checkpoint}: {len(lost)} of the model's weights are missing or have another shape than its config.json "
             f"says, for example {lost[0]}."
         )
+    return names
 
 
 def input_names(model: Any, task: Task) -> list[str]:
