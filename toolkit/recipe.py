@@ -105,6 +105,11 @@ NARROW_CHANNELS = tuple(Narrow(channels=share) for share in (0.5, 0.4, 0.3, 0.2,
 CHANNEL_MULTIPLE = 8  # what kernels of convolutions work on, and narrow enough for layers of 16 channels
 
 
+# The validation split is small: its score is a few points from the truth, and later epochs add a few; many, where norms
+# have to find the statistics of fewer channels first.
+HOPELESS, HOPELESS_CHANNELS = 0.06, 0.2
+
+
 class CompressPlan(_Strict):
     """Whether the compression chain runs, and the settings that its search may choose from, the first tried first."""
 
@@ -120,6 +125,7 @@ class CompressPlan(_Strict):
     multiple: int = 1
     distill: dict[str, Any] = {}
     prune: dict[str, Any] = {}
+    hopeless: float = Field(HOPELESS, gt=0, description="How far below its floor an epoch's score may be to go on")
     trials: int = Field(4, ge=1)
 
 
@@ -223,7 +229,7 @@ def compress_plan(
     if convolutional and not keeps_width:
         return CompressPlan(
             when=when, reason=why, coverage=[], narrow=list(NARROW_CHANNELS), multiple=CHANNEL_MULTIPLE,
-            prune={"epochs": 10, "learning_rate": 1e-3, "bf16": False}, **texts,
+            prune={"epochs": 10, "learning_rate": 1e-3, "bf16": False}, hopeless=HOPELESS_CHANNELS, **texts,
         )  # fmt: skip
     known, model_type = checkpoint.layers, str(checkpoint.config.get("model_type"))
     cannot = None

@@ -38,9 +38,6 @@ from toolkit.shapes import WHOLE, Point, Shape, along
 
 # Gates that say that something is too big or slow, not that it is wrong.
 BUDGET_GATES = frozenset({size.NAME, memory.NAME, speed.BUDGET_NAME})
-# How far below its floor the validation score may be after an epoch for the training to go on. The validation split is
-# small: its score is a few points from the truth, and later epochs add a few.
-HOPELESS = 0.06
 MEMORY_EXAMPLES = 32  # answered by an untrained model to see what memory it takes
 
 
@@ -105,7 +102,7 @@ class Search:
     def _give_up_below(self) -> float:
         assert self.workshop.reference is not None  # noqa: S101
         share = self.least_score / max(float(self.workshop.reference.report["score"]), 1e-9)
-        return share * float(self._teaching[0].report["validation_score"]) - HOPELESS
+        return share * float(self._teaching[0].report["validation_score"]) - self.plan.hopeless
 
     # One link of the chain
 
