@@ -315,6 +315,17 @@ def test_a_folder_whose_prompt_is_lost_is_refused(learned: tuple[str, Path, dict
             checkpoint.inspect(tmp_path / "damaged", TASK)
 
 
+def test_a_prompt_of_another_kind_is_not_loaded(learned: tuple[str, Path, dict[str, Any]], tmp_path: Path) -> None:
+    method, folder, _ = learned
+    shutil.copytree(folder, tmp_path / "damaged")
+    config = json.loads((folder / "config.json").read_text())
+    for said in ("prefix" if method == "prompt" else "prompt", "postfix"):
+        described = {**config, "prompt": {"method": said, "tokens": TOKENS}}
+        (tmp_path / "damaged" / "config.json").write_text(json.dumps(described))
+        with pytest.raises(InputError, match="tells of a prompt that is not among its weights"):
+            torch_engine.load_model(tmp_path / "damaged", TASK)
+
+
 # --- what is refused, in one line and before anything is run
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from toolkit import checkpoint as checkpoints
-from toolkit import hub, modules
+from toolkit import hub, modules, tasks
 from toolkit.adapters import merge
 from toolkit.cache import Cache
 from toolkit.checkpoint import Checkpoint
@@ -104,7 +104,7 @@ def read(folder: Path) -> Adapter:
 def _check_config(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a method that does not merge, and settings that are not understood."""
     method = config.get("peft_type")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         said = f"of the type {method!r}" if method else "of no type (peft_type)"
         raise InputError(
             f"--adapter {folder}: {CONFIG} tells of an adapter {said}, which cannot be merged; known: "
@@ -144,7 +144,7 @@ def _check_base(adapter: Adapter, base: Checkpoint, task: Task, model: str) -> N
         raise InputError(f"--adapter {adapter.folder}: adapters are those of transformers models; {model} is none.")
     if base.prompt_tokens:
         raise InputError(f"--adapter {adapter.folder}: {model} has a prompt, which the adapter was not trained with.")
-    if adapter.sha256 in base.config.get(_SEEN, ()):
+    if adapter.sha256 in _merged_before(base):
         raise InputError(f"--adapter {adapter.folder} is merged into {model} already.")
     kind = adapter.config.get("task_type")
     if kind not in (None, "FEATURE_EXTRACTION", *_TASKS):
@@ -152,6 +152,12 @@ def _check_base(adapter: Adapter, base: Checkpoint, task: Task, model: str) -> N
     if kind in _TASKS and _TASKS[kind] != task.NAME:
         raise InputError(f"--adapter {adapter.folder} was trained for {kind}; add --task {_TASKS[kind]}.")
     _check_named(adapter, base, model)
+
+
+def _merged_before(base: Checkpoint) -> list[str]:
+    """The hashes of the adapters that are in a checkpoint already."""
+    found = base.config.get(_SEEN)
+    return [str(each) for each in found] if isinstance(found, list) else []
 
 
 def _check_named(adapter: Adapter, base: Checkpoint, model: str) -> None:
@@ -240,8 +246,8 @@ def _labels(adapter: Adapter, base: Checkpoint, wanted: Sequence[str] | None) ->
         return list(wanted)
     beside = adapter.folder / "config.json"
     for config in (checkpoints.read_json(beside) if beside.is_file() else {}, base.config):
-        names = config.get("id2label") or {}
-        if len(names) == count:
+        names = config.get("id2label")
+        if isinstance(names, dict) and sorted(names) == sorted(str(index) for index in range(count)):
             return [str(names[name]) for name in sorted(names, key=int)]
     return [f"LABEL_{index}" for index in range(count)]
 
@@ -256,7 +262,7 @@ def _merge(adapter: Adapter, base: Checkpoint, task: Task, labels: list[str] | N
         raise missing_extra("peft", "peft", "--adapter") from error
     torch.manual_seed(0)  # what peft makes at random is all read over
     model = _base_model(adapter, base, task, labels)
-    model.config.update({_SEEN: [*base.config.get(_SEEN, ()), adapter.sha256]})
+    model.config.update({_SEEN: [*_merged_before(base), adapter.sha256]})
     given = _made_up(model, base, task)
 
     def answers(model: Any) -> Any:
@@ -274,15 +280,10 @@ def _merge(adapter: Adapter, base: Checkpoint, task: Task, labels: list[str] | N
 
 def _base_model(adapter: Adapter, base: Checkpoint, task: Task, labels: list[str] | None) -> Any:
     """The base as the adapter knew it: with a head for the labels, or an encoder without any."""
-    import torch
-    import transformers
-
     from toolkit.engines import torch as torch_engine
 
     if labels is None:
-        return transformers.AutoModel.from_pretrained(
-            base.folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
+        return torch_engine.load_model(base.folder, tasks.get("sentence-similarity"))  # its models are encoders
     if adapter.classes is None:
         return torch_engine.load_model(base.folder, task)
     model, new = torch_engine.load_with_head(base.folder, task, labels)

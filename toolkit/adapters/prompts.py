@@ -30,6 +30,7 @@ from toolkit.adapters.merge import TOLERANCE
 from toolkit.checkpoint import PROMPT_WEIGHT
 from toolkit.errors import InputError, ToolkitError
 
+_AXES = {"prompt": 2, "prefix": 5}  # of the values
 _PER_TOKEN = ("logits", "last_hidden_state")  # outputs that may have a row per token
 
 
@@ -104,15 +105,17 @@ def _without(values: Any, tokens: int) -> Any:
 
 
 def restored(model: Any, checkpoint: Path, input_names: Sequence[str]) -> Any:
-    """The model of a checkpoint folder with its prompt, if it has one. Raises InputError if the prompt is missing."""
+    """The model of a checkpoint folder with its prompt, if it has one. Raises InputError if there is no such prompt."""
     described = getattr(model.config, "prompt", None)
     if not described:
         return model
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
             if PROMPT_WEIGHT in tensors.keys():  # noqa: SIM118 - it is no dictionary
-                return Prompted(model, described["method"], tensors.get_tensor(PROMPT_WEIGHT).float(), input_names)
-    raise InputError(f"{checkpoint}: its config.json tells of a prompt that is not among its weights.")
+                values, method = tensors.get_tensor(PROMPT_WEIGHT).float(), described.get("method")
+                if values.ndim == _AXES.get(method):
+                    return Prompted(model, method, values, input_names)
+    raise InputError(f"{checkpoint} is damaged: config.json tells of a prompt that is not among its weights.")
 
 
 def drawn(train: training.Examples, tokens: int, seed: int) -> list[int]:
