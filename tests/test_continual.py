@@ -19,7 +19,7 @@ from tests.conftest import run_toolkit, write_csv
 from tests.networks import image_folder, network_file
 from tests.refusals import Done, assert_refused, in_process
 from toolkit import checkpoint as checkpoints
-from toolkit import continual, conversion, provenance, steps, tasks
+from toolkit import continual, conversion, provenance, recovery, steps, tasks
 from toolkit.cache import Cache
 from toolkit.compression import Chain
 from toolkit.conversion import Options
@@ -255,12 +255,20 @@ def test_a_model_that_is_gone_is_not_needed_while_the_cache_has_its_checkpoint(
     assert not (tmp_path / "b").exists()
 
 
+def test_a_receipts_key_is_no_path(tmp_path: Path) -> None:
+    cache, theirs = Cache(tmp_path / "cache"), tmp_path / "theirs"
+    (theirs / "output").mkdir(parents=True)
+    write_json(theirs / "receipt.json", {"output_sha256": "0" * 64})
+    assert recovery.cached(cache, "../../theirs", "0" * 64) is None
+    assert (theirs / "receipt.json").exists()
+
+
 def prepared(bundle: Path, file: Path | None, folder: Path) -> tuple[Origin, Finished]:
     """The old data of a bundle, prepared with an empty cache in `folder`."""
     cache = Cache(folder)
     origin = provenance.find(bundle, Options(), cache)
     place = None if file is None else str(file)
-    return origin, provenance.prepared(origin, origin.data[0], place, Options(), cache, Runner(cache, TABLE, 0))
+    return origin, recovery.prepared(origin, origin.data[0], place, Options(), cache, Runner(cache, TABLE, 0))
 
 
 def test_old_data_that_moved_are_named_and_others_are_noted(
@@ -281,6 +289,8 @@ def test_old_data_that_moved_are_named_and_others_are_noted(
     assert found.report["splits"]["train"] == 575
     assert len(origin.notes) == 1
     assert origin.notes[0].startswith(f"{wrong} is not what {shipped} was trained on: its split is a new one")
+    with pytest.raises(InputError, match="To make it again, --old-data must be the file of then"):
+        update(shipped, "b", old_data=[str(wrong)], cache_dir=str(tmp_path / "cache"))
 
 
 def test_a_model_that_nothing_was_trained_for_brings_what_it_knows(
@@ -338,14 +348,14 @@ def test_a_compressed_checkpoint_is_made_again_by_its_receipts(
     given = options(tmp_path / "second")
     with again.warmed():
         data = conversion.prepare(again, conversion.plan(given))
-        found = provenance.checkpoint_of(origin, [data], given, again.cache, again)
+        found = recovery.checkpoint_of(origin, [data], given, again.cache, again)
     assert found.sha256 == small.sha256 and found.layers == 1 and origin.notes == []
     assert titles.run == ["prepare data", "finetune", f"answers of the teacher {teacher.sha256[:8]}", "distill"]
     unlabeled.unlink()
     with pytest.raises(
         InputError, match=r"the texts .*more\.txt, which its checkpoint learned from, are gone or changed"
     ):
-        provenance.checkpoint_of(origin, [data], given, Cache(tmp_path / "third"), again)
+        recovery.checkpoint_of(origin, [data], given, Cache(tmp_path / "third"), again)
 
 
 # Other tasks

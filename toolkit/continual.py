@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit import checkpoint as checkpoints
-from toolkit import conversion, provenance, steps
+from toolkit import conversion, provenance, recovery, steps
 from toolkit.answers.classes import class_changes
 from toolkit.cache import Cache, open_cache
 from toolkit.checkpoint import Checkpoint
@@ -98,7 +98,7 @@ def update(
             learned.before()
     again = of_then(data.trained_on[0].seed)
     with around(again), again.warmed():
-        checkpoint = provenance.checkpoint_of(origin, data.old, given, cache, again)
+        checkpoint = recovery.checkpoint_of(origin, data.old, given, cache, again)
     with around(runner), runner.warmed():
         before = _answers(runner, checkpoint, data, learned, "before")
         finished = _finetune(runner, origin, checkpoint, data, kept, given)
@@ -173,7 +173,7 @@ def _prepared(
         raise InputError(f"Nothing in {origin.path} says what it was trained on; name the file with --old-data.")
     old = []
     for entry, place in zip(entries, _places(origin, entries, files), strict=True):
-        old.append(provenance.prepared(origin, entry, place, given, cache, of_then(entry.seed)))
+        old.append(recovery.prepared(origin, entry, place, given, cache, of_then(entry.seed)))
         labels = json.loads((old[-1].output / "labels.json").read_text(encoding="utf-8"))
         if labels != origin.labels:
             raise InputError(

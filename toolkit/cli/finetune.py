@@ -11,7 +11,7 @@ from toolkit.cli import options, output
 if TYPE_CHECKING:
     from toolkit.errors import RefusedError
 
-_UPDATE = ("old_data", "rehearsal", "ewc", "max_forgetting")
+_UPDATE = ("continue_from", "old_data", "rehearsal", "ewc", "max_forgetting")
 
 
 @click.command(name="finetune")
@@ -30,7 +30,7 @@ _UPDATE = ("old_data", "rehearsal", "ewc", "max_forgetting")
 @click.option("--ewc", type=click.FloatRange(min=0), help="Strength of elastic weight consolidation.  [default: 0]")
 @click.option("--max-forgetting", metavar="N%", help="Most points that the old score may lose.  [default: 1%]")
 @options.run_options
-def command(output_folder: str, as_json: bool, continue_from: str | None, **given: Any) -> None:
+def command(output_folder: str, as_json: bool, **given: Any) -> None:
     """Fine-tune MODEL, a Hugging Face folder or `demo`, and write a Hugging Face folder.
 
     \b
@@ -46,18 +46,18 @@ def command(output_folder: str, as_json: bool, continue_from: str | None, **give
     first, refusal = steps.is_first_process(), None
     update = {name: given.pop(name) for name in _UPDATE}
     texts = {name: given.pop(name) for name in ("unlabeled", "unlabeled_column")}
-    if continue_from is not None and texts["unlabeled"] is not None:
+    updates = update["continue_from"] is not None
+    if updates and texts["unlabeled"] is not None:
         raise InputError("--unlabeled does not go with --continue-from: leave one out.")
-    if continue_from is None:
+    if not updates:
         alone = next((name for name, value in update.items() if value not in (None, ())), None)
         if alone is not None:
             raise InputError(f"--{alone.replace('_', '-')} goes with --continue-from.")
     with output.reporting(as_json or not first) as reporter:
-        if continue_from is None:
-            result = steps.finetune(output_folder, given, reporter, interruptible, **texts)
+        if updates:
+            result, refusal = _updated(output_folder, given, update, reporter)
         else:
-            given |= {**update, "continue_from": continue_from}
-            result, refusal = _updated(output_folder, given, reporter)
+            result = steps.finetune(output_folder, given, reporter, interruptible, **texts)
     if not first:
         return
     if as_json:
@@ -68,13 +68,14 @@ def command(output_folder: str, as_json: bool, continue_from: str | None, **give
         raise refusal
 
 
-def _updated(output_folder: str, given: dict[str, Any], reporter: Any) -> tuple[dict[str, Any], RefusedError | None]:
+def _updated(
+    output_folder: str, given: dict[str, Any], update: dict[str, Any], reporter: Any
+) -> tuple[dict[str, Any], RefusedError | None]:
     """What a continual update came to, and the refusal if gates refused it."""
     from toolkit import continual
     from toolkit.cli.convert import interruptible
     from toolkit.errors import RefusedError
 
-    update = {name: given.pop(name) for name in (*_UPDATE, "continue_from")}
     try:
         return continual.update(output_folder, given, **update, reporter=reporter, around=interruptible), None
     except RefusedError as error:

@@ -112,14 +112,14 @@ class Update:
             raise InputError("Neither the new data nor the old ones have an example left to choose the best epoch by.")
 
     def rehearsable(self) -> list[Example]:
-        """The old training examples for rehearsal. Raises InputError if there are none."""
-        found = self.past.rehearsable(self.new["train"])
-        if not found:
+        """The old training examples for rehearsal, but for those that the new ones repeat. Raises InputError if there
+        is no old one."""
+        if not self.past.examples["train"]:
             raise InputError(
                 "There is no old training example to rehearse. Name what the model was trained on with --old-data, or "
                 "go without: --rehearsal 0."
             )
-        return found
+        return self.past.rehearsable(self.new["train"])
 
     def before(self) -> list[Example]:
         """The old training examples that say which weights matter. Raises InputError if there are none."""
@@ -133,7 +133,7 @@ class Update:
     def train(
         self, encoder: Encoder, names: Sequence[str], share: float, augmenter: Augmenter | None = None
     ) -> Rehearsed:
-        """The new training examples, and with each `share` old ones. Raises InputError if there are none."""
+        """The new training examples, and with each `share` old ones. Raises InputError if there is no old one."""
         old = self.rehearsable() if share else []
         return Rehearsed(self.task, encoder, self.new["train"], old, names, share, augmenter)
 
