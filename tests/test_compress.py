@@ -13,11 +13,13 @@ import yaml
 
 import toolkit
 from tests.conftest import TRAINING, run_toolkit
-from toolkit import conversion
+from toolkit import conversion, provenance, recovery
+from toolkit.cache import Cache
 from toolkit.conversion import Options
 from toolkit.devices import local
 from toolkit.errors import RefusedError
 from toolkit.recipe import Narrow
+from toolkit.runner import Runner
 
 # Two layers and 1,152 sentences know too little for a student to keep 99 % of it; what is tried is the way through.
 MIN_SCORE = "60%"
@@ -102,6 +104,19 @@ def test_every_shape_that_was_looked_at_has_a_reason(compressed: Any) -> None:
     assert all(point["latency_kind"] == "measured" for point in points)
     one, two = (min(p["latency_ms"] for p in points if p["layers"] == layers) for layers in (1, 2))
     assert one < two
+
+
+def test_the_checkpoint_behind_the_bundle_is_the_compressed_one(compressed: Any, cache_folder: Path) -> None:
+    cache = Cache(cache_folder)
+    origin = provenance.find(compressed.path, Options(), cache)
+    runner = Runner(cache, origin.task.NAME, 0)
+    data = recovery.prepared(origin, origin.data[0], None, Options(), cache, runner)
+    found = recovery.checkpoint_of(origin, [data], Options(), cache, runner)
+    kept = [step["after"] for step in compressed.summary["compression"]["steps"] if step["kept"]]
+    assert found.sha256 == compressed.manifest["checkpoint"]["sha256"]
+    assert found.parameters == kept[-1]["parameters"]
+    assert runner.receipts == []  # all of it lay in the cache
+    assert data.report["splits"] == compressed.summary["data"]["splits"]
 
 
 def test_the_bundle_holds_the_compressed_model(compressed: Any) -> None:

@@ -59,6 +59,17 @@ def test_what_was_held_out_is_never_trained_on_and_what_was_trained_on_measures_
     }
 
 
+def test_a_row_is_the_same_whatever_its_file_made_of_its_numbers() -> None:
+    past = Past(TABLE)
+    past.add(splits(held=[{"age": 5, "job": "cook", "income": None}, {"age": 6.5, "job": "", "income": 1}]))
+    fresh = [
+        {"income": "", "age": 5.0, "job": "cook"},
+        {"age": 6.5, "job": None, "income": 1.0},
+        {"age": 5, "job": "b"},
+    ]
+    assert past.kept(splits(fresh))["train"] == [2]
+
+
 def test_texts_of_a_pair_stay_or_go_together() -> None:
     past = Past(PAIRS)
     past.add(splits(["q1", "p1"], held=["q2", "p2"]))

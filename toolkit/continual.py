@@ -75,7 +75,7 @@ def update(
     one point). Writes a checkpoint folder. Raises InputError, and RefusedError after writing it if the model forgot too
     much.
     """
-    kept = {"rehearsal": REHEARSAL if rehearsal is None else rehearsal, "ewc": ewc or 0.0}
+    kept = {"rehearsal": float(REHEARSAL if rehearsal is None else rehearsal), "ewc": float(ewc or 0)}
     limit = forgetting.parse(max_forgetting or forgetting.DEFAULT)
     given = conversion.options(**{**options, "output": output})
     _check(given)

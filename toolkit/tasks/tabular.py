@@ -179,7 +179,9 @@ class Tabular(Task):
     # Calibration
 
     def identity(self, given: Any) -> Any:
-        return json.dumps(given, sort_keys=True)
+        # The same number is 5 in one file and 5.0 in another, where a column has gaps.
+        values = {name: None if is_missing(value) else category(value) for name, value in given.items()}
+        return json.dumps(values, sort_keys=True)
 
     def read_calibration(
         self, path: Path, options: Mapping[str, Any], names: Sequence[str]

@@ -59,7 +59,8 @@ class Past:
         repeated = {self.task.identity(example.input) for example in fresh}
         old, together = self.examples["train"], self.task.GROUP
         groups = [old[start : start + together] for start in range(0, len(old), together)]
-        return [e for group in groups if not any(self.task.identity(e.input) in repeated for e in group) for e in group]
+        kept = [group for group in groups if not any(self.task.identity(each.input) in repeated for each in group)]
+        return [example for group in kept for example in group]
 
 
 class Rehearsed(Examples):
