@@ -88,7 +88,7 @@ class Narrow(_Strict):
 
     def __str__(self) -> str:
         named = ((self.heads, "width"), (self.ffn, "ffn"), (self.channels, "channels"))
-        parts = [f"{share:.0%} of the {name}" for share, name in named if share]
+        parts = [f"{100 * share:g}% of the {name}" for share, name in named if share]
         return f"{' and '.join(parts)} pruned" if parts else ""
 
 
