@@ -301,7 +301,6 @@ def _adapted(adapter: Adapter, model: Any) -> Any:
     import peft
     import torch
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
-    from peft.utils.error import NoMatchingPeftModuleError
     from safetensors.torch import load_file
 
     method = peft.PeftType(adapter.method)
@@ -316,15 +315,15 @@ def _adapted(adapter: Adapter, model: Any) -> Any:
         with warnings.catch_warnings(action="ignore"):
             adapted = peft.get_peft_model(model, config_class(**settings))
             found: Any = peft.set_peft_model_state_dict(adapted, tensors)
-    except NoMatchingPeftModuleError as error:
-        targets = settings.get("target_modules")
-        named = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
-        raise InputError(f"{other}: it belongs to layers called {named}, of which there is none.") from error
     except KeyError as error:
         raise InputError(f"{other}: it lacks the weight {error.args[0]}.") from error
     except (AttributeError, TypeError) as error:  # of a setting that is not of its kind
         raise InputError(f"--adapter {adapter.folder}: {CONFIG} is damaged: {error}") from error
     except (RuntimeError, ValueError) as error:  # torch's for shapes, and peft's own
+        if str(error).startswith(("Target modules", "No modules were targeted")):
+            targets = settings.get("target_modules") or ()
+            named = targets if isinstance(targets, str) else ", ".join(sorted(targets))
+            raise InputError(f"{other}: it belongs to layers called {named}, of which there is none.") from error
         lines = [line.strip() for line in str(error).splitlines()]
         raise InputError(f"{other}: {next((line for line in lines if 'mismatch' in line), lines[0])}") from error
     own = (PEFT_TYPE_TO_PREFIX_MAPPING[method], "modules_to_save.")
