@@ -109,7 +109,7 @@ def test_ten_kills_cost_nothing_but_time(
             shutil.rmtree(output)
             cache, done = tmp_path / f"cache-{kills}", {}
             continue
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60  # they end by themselves; on a busy machine it takes a while
         while processes_of(cache) and time.monotonic() < until:
             time.sleep(0.05)
         assert processes_of(cache) == []
