@@ -110,7 +110,7 @@ def updated(tuned: Path, new: Path, output: Path, rehearsal: float, ewc: float, 
 def measured(pair: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All updates of a pair of parts."""
     shares = [0.0, *arguments.rehearsal]
-    kinds = [(share, strength) for strength in (0.0, arguments.ewc) for share in shares]
+    kinds = dict.fromkeys((share, strength) for strength in (0.0, arguments.ewc) for share in shares)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         parts = PAIRS[pair](arguments.seed)
