@@ -1,13 +1,14 @@
 """Continual update: what a model forgets when it learns more, plain, with rehearsal, with EWC and with both.
 
-    python benchmarks/continual.py [--pairs mix source] [--epochs 2] [--rehearsal 0.5 1] [--ewc 100]
+    python benchmarks/continual.py [--pairs mix source] [--mix 0.6 0.8] [--epochs 2] [--rehearsal 0.5 1]
+        [--ewc 100]
 
 A model is fine-tuned on a first part of the demo's reviews and learns a second part by `toolkit finetune
 --continue-from`. All updates begin from the same checkpoint; the old score is that on the evaluation split of the first
 part. Two pairs of parts:
 
-- `mix`: halves of the film-review sentences, 80 % of the first positive, 80 % of the second negative. Nothing in a
-  sentence tells which half it is from, so what the first half taught of how frequent a label is cannot hold on both.
+- `mix`: halves of the film-review sentences, 60 (or 80) % of the first positive, as many of the second negative.
+  No sentence tells which half it is from, so what the first half taught of how frequent a label is cannot hold on both.
   The mean recall of the two classes does not count it;
 - `source`: half of the sentences, and as many openings of longer reviews by others; as many positive as negative ones.
 
@@ -20,6 +21,7 @@ import argparse
 import csv
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ from toolkit.errors import RefusedError
 from toolkit.runner import library_versions
 from toolkit.storage import write_json
 
-MIX = 0.8  # of the label that a half has more of
 EACH = 2132  # positive and negative ones of a part of the other pair
 WORDS = 21  # of an opening: the mean length of the sentences
 
@@ -45,10 +46,10 @@ def reviews(source: str) -> Reviews:
     return [(row["text"], found.labels[int(row["label"])]) for row in rows]
 
 
-def by_mix(seed: int) -> tuple[Reviews, Reviews]:
-    """Halves of the sentences: `MIX` of the first are positive, of the second negative."""
+def by_mix(seed: int, mix: float) -> tuple[Reviews, Reviews]:
+    """Halves of the sentences: the share `mix` of the first is positive, of the second negative."""
     first, second = [], []
-    for label, share in zip(demo.find().labels, (1 - MIX, MIX), strict=True):
+    for label, share in zip(demo.find().labels, (1 - mix, mix), strict=True):
         chosen = [review for review in reviews("rotten_tomatoes") if review[1] == label]
         random.Random(seed).shuffle(chosen)
         count = round(share * len(chosen))
@@ -70,7 +71,7 @@ def by_source(seed: int) -> tuple[Reviews, Reviews]:
     return parts[0], parts[1]
 
 
-PAIRS = {"mix": by_mix, "source": by_source}
+PAIRS = ("mix", "source")
 
 
 def written(path: Path, rows: Reviews, seed: int) -> Path:
@@ -107,30 +108,27 @@ def updated(tuned: Path, new: Path, output: Path, rehearsal: float, ewc: float, 
     }
 
 
-def measured(pair: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All updates of a pair of parts."""
+def measured(pair: str, mix: float | None, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All updates of a pair of parts, one after the other."""
     shares = [0.0, *arguments.rehearsal]
     kinds = dict.fromkeys((share, strength) for strength in (0.0, arguments.ewc) for share in shares)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        parts = PAIRS[pair](arguments.seed)
+        parts = by_source(arguments.seed) if mix is None else by_mix(arguments.seed, mix)
         first, second = (written(folder / f"{i}.csv", part, arguments.seed) for i, part in enumerate(parts))
         options = {"model": str(demo.find().model), "data": str(first), "epochs": arguments.epochs}
         steps.finetune(str(folder / "tuned"), options)
-        return [
-            {
-                "pair": pair,
-                **updated(folder / "tuned", second, folder / f"updated-{i}", share, strength, arguments.epochs),
-            }
-            for i, (share, strength) in enumerate(kinds)
-        ]
+        for i, (share, strength) in enumerate(kinds):
+            made = updated(folder / "tuned", second, folder / f"updated-{i}", share, strength, arguments.epochs)
+            yield {"pair": pair, "mix": mix, **made}
 
 
 def show(row: dict[str, Any]) -> str:
     """A row of the table."""
     old, new = row["old"], row["new"]
+    name = row["pair"] if row["mix"] is None else f"{row['pair']} {row['mix']:g}"
     return (
-        f"{row['pair']:7} {row['rehearsal']:9g} {row['ewc']:5g} {old['before']:10.4f} {old['after']:7.4f} "
+        f"{name:7} {row['rehearsal']:9g} {row['ewc']:5g} {old['before']:10.4f} {old['after']:7.4f} "
         f"{old['forgetting_points']:+9.2f} {old['mean_recall_before']:11.4f} {old['mean_recall_after']:7.4f} "
         f"{new['before']:10.4f} {new['after']:7.4f}  {'passed' if row['accepted'] else 'refused'}"
     )
@@ -139,7 +137,8 @@ def show(row: dict[str, Any]) -> str:
 def main() -> None:
     """Train, update, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
+    parser.add_argument("--mix", type=float, nargs="+", default=[0.6, 0.8])
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rehearsal", type=float, nargs="+", default=[0.5, 1.0])
     parser.add_argument("--ewc", type=float, default=100.0)
@@ -152,17 +151,17 @@ def main() -> None:
     )
     rows = []
     for pair in arguments.pairs:
-        for row in measured(pair, arguments):
-            print(show(row), flush=True)
-            rows.append(row)
-    shares = " ".join(f"{share:g}" for share in arguments.rehearsal)
+        for mix in arguments.mix if pair == "mix" else (None,):
+            for row in measured(pair, mix, arguments):
+                print(show(row), flush=True)
+                rows.append(row)
+    mixes, shares = (" ".join(f"{share:g}" for share in of) for of in (arguments.mix, arguments.rehearsal))
     record = {
-        "command": f"python benchmarks/continual.py --pairs {' '.join(arguments.pairs)} --epochs {arguments.epochs} "
-        f"--rehearsal {shares} --ewc {arguments.ewc:g} --seed {arguments.seed}",
+        "command": f"python benchmarks/continual.py --pairs {' '.join(arguments.pairs)} --mix {mixes} "
+        f"--epochs {arguments.epochs} --rehearsal {shares} --ewc {arguments.ewc:g} --seed {arguments.seed}",
         "kind": "measured",
         "device": local.describe(),
         "versions": library_versions(("torch", "transformers")),
-        "mix": MIX,
         "rows": rows,
     }
     write_json(arguments.output, record)

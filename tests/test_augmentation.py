@@ -233,9 +233,9 @@ def test_a_part_lies_inside_and_is_large_enough(height: int, width: int, least: 
     assert 0 <= rows.start < rows.stop <= height and 0 <= columns.start < columns.stop <= width
     high, wide = rows.stop - rows.start, columns.stop - columns.start
     assert (high + 0.5) * (wide + 0.5) >= least * height * width  # whole pixels
-    assert (wide - 0.5) / width <= 4 / 3 * (high + 0.5) / height and (high - 0.5) / height <= 4 / 3 * (
-        wide + 0.5
-    ) / width
+    # As little as one pixel is rounded up to a whole one.
+    assert (wide - 1) / width <= 4 / 3 * (high + 0.5) / height
+    assert (high - 1) / height <= 4 / 3 * (wide + 0.5) / width
 
 
 def test_geometry_acts_on_what_the_model_sees_before_it_is_normalized() -> None:
