@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from toolkit import conversion
+from toolkit import conversion, planning
 from toolkit.devices import local
 from toolkit.runner import library_versions
 from toolkit.storage import write_json
@@ -27,8 +27,8 @@ LEARNING_RATES = {"full": 1e-4, "lora": 1e-3, "ia3": 3e-3, "frozen": 3e-3}
 def measured(method: str, epochs: int, folder: Path) -> dict[str, Any]:
     """One conversion: what learned, and the accuracy of the float checkpoint and of the artifact."""
     output = folder / method
-    plan = conversion.plan(
-        conversion.options(
+    plan = planning.plan(
+        planning.options(
             model="demo", target=TARGET, output=str(output), adapt=method, epochs=epochs,
             learning_rate=LEARNING_RATES[method],
         )

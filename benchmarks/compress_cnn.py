@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 import toolkit
-from toolkit import conversion, steps, tasks
+from toolkit import conversion, planning, steps, tasks
 from toolkit.bench import measure, statistics
 from toolkit.cli.output import reporting
 from toolkit.devices import local
@@ -69,8 +69,8 @@ def converted(
     arguments: argparse.Namespace, folder: Path, name: str, narrow: Narrow | None = None, **options: Any
 ) -> Any:
     """The bundle that the fine-tuned checkpoint leads to, accepted or not; `narrow` is the one share that may go."""
-    plan = conversion.plan(
-        conversion.options(
+    plan = planning.plan(
+        planning.options(
             model=str(folder / "tuned"), allow_code=True, data=arguments.data, output=str(folder / name), split=True,
             **{"target": TARGET, **options},
         )

@@ -33,7 +33,7 @@ from typing import Any
 
 import encoder_peers as peers
 
-from toolkit import conversion, demo, plot, report, tasks
+from toolkit import conversion, demo, planning, plot, report, tasks
 from toolkit.devices import local
 from toolkit.errors import RefusedError
 from toolkit.runner import Runner, library_versions
@@ -102,8 +102,8 @@ def convert(data_set: str, folder: Path, compress: bool, max_size_mb: float | No
         data = kinds if kinds.exists() else text_kinds(folder)
         options |= {"model": str(demo.find().model), "data": str(data)}
         unlabeled = None
-    plan = conversion.plan(
-        conversion.Options(
+    plan = planning.plan(
+        planning.Options(
             **options, compress=compress, unlabeled=unlabeled, min_score=min_score, max_size_mb=max_size_mb
         )
     )

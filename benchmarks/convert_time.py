@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toolkit import conversion, steps, tasks
+from toolkit import conversion, planning, steps, tasks
 from toolkit.devices import local
 from toolkit.runner import Runner
 from toolkit.storage import write_json
@@ -93,7 +93,7 @@ def main() -> None:
     helps = sorted(watched([*toolkit_command, "--help"])["seconds"] for _ in range(HELP_RUNS))
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        plan = conversion.plan(conversion.Options(model="demo", output=str(folder / "unused")))
+        plan = planning.plan(planning.Options(model="demo", output=str(folder / "unused")))
         data = conversion.prepare(Runner(plan.cache, plan.recipe.task, plan.recipe.seed), plan)
         steps.finetune(str(folder / "tuned"), {"model": "demo"})
         examples = tasks.get(plan.recipe.task).read_examples(data.output, "eval")[: arguments.examples]

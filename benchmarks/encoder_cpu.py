@@ -18,7 +18,7 @@ from typing import Any
 
 import encoder_peers as peers
 
-from toolkit import conversion, tasks
+from toolkit import conversion, planning, tasks
 from toolkit.devices import local
 from toolkit.runner import Runner, library_versions
 from toolkit.storage import write_json
@@ -32,7 +32,7 @@ def build(folder: Path) -> tuple[peers.Bench, dict[str, int], str]:
     candidate that was chosen."""
     from toolkit.engines import torch as torch_engine
 
-    plan = conversion.plan(conversion.Options(model="demo", target=TARGET, output=str(folder / "bundle")))
+    plan = planning.plan(planning.Options(model="demo", target=TARGET, output=str(folder / "bundle")))
     runner = Runner(plan.cache, plan.recipe.task, plan.recipe.seed)
     data = conversion.prepare(runner, plan)
     tuned = conversion.finetune(runner, plan, data).output

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolkit import conversion, demo
+from toolkit import conversion, demo, planning
 from toolkit.cli.output import reporting
 from toolkit.devices import local
 from toolkit.errors import RefusedError
@@ -87,7 +87,7 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def converted(task: str, folder: Path) -> dict[str, Any]:
     """One task's conversion, in numbers."""
     folder.mkdir()
-    plan = conversion.plan(conversion.options(task=task, output=str(folder / "bundle"), **TASKS[task](folder)))
+    plan = planning.plan(planning.options(task=task, output=str(folder / "bundle"), **TASKS[task](folder)))
     with reporting(quiet=not sys.stderr.isatty()) as reporter:
         try:
             summary = conversion.run(plan, reporter).summary

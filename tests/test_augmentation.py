@@ -20,7 +20,7 @@ from tests.networks import CLASSES, image_folder, network_file, pattern
 from tests.small_inputs import one_layer
 from tests.stage_runs import KilledError, kill_at, run_stage, weights
 from tests.unicode_texts import random_texts
-from toolkit import conversion, demo, modules, network, stages, tasks, training
+from toolkit import demo, modules, network, planning, stages, tasks, training
 from toolkit.errors import InputError
 from toolkit.runtime.image import ImageEncoder
 from toolkit.runtime.token_classification import WordEncoder
@@ -495,7 +495,7 @@ def test_soft_labels_bear_weights_and_smoothing_in_a_training(train: Train) -> N
 
 def plan(model: Path, data: Path, tmp_path: Path, **given_: Any) -> Any:
     options = {"model": str(model), "data": str(data), "target": "raspberry-pi-5", "output": str(tmp_path / "o")}
-    return conversion.plan(conversion.options(**options, **given_))
+    return planning.plan(planning.options(**options, **given_))
 
 
 def test_settings_stand_in_the_recipe_without_those_that_do_nothing(encoder: Path, few: Path, tmp_path: Path) -> None:

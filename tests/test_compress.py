@@ -13,11 +13,11 @@ import yaml
 
 import toolkit
 from tests.conftest import TRAINING, run_toolkit
-from toolkit import conversion, provenance, recovery
+from toolkit import conversion, planning, provenance, recovery
 from toolkit.cache import Cache
-from toolkit.conversion import Options
 from toolkit.devices import local
 from toolkit.errors import RefusedError
+from toolkit.planning import Options
 from toolkit.recipe import Narrow
 from toolkit.runner import Runner
 
@@ -43,7 +43,7 @@ def recipe_with(
 
     def write(**options: Any) -> Path:
         folder = tmp_path_factory.mktemp("recipes")
-        plan = conversion.plan(
+        plan = planning.plan(
             Options(
                 model=str(encoder), target=str(board), data=str(reviews), output=str(folder / "unused"),
                 min_score=MIN_SCORE, **TRAINING, **options,
@@ -66,7 +66,7 @@ def recipe_with(
 def compressed(recipe_with: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The chain asked for, with a score budget that a model of two layers can keep."""
     output = tmp_path_factory.mktemp("bundles") / "compressed"
-    return conversion.run(conversion.plan(Options(recipe=str(recipe_with(compress=True)), output=str(output))))
+    return conversion.run(planning.plan(Options(recipe=str(recipe_with(compress=True)), output=str(output))))
 
 
 def receipts_of(bundle: Path) -> list[dict[str, Any]]:

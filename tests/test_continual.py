@@ -19,12 +19,12 @@ from tests.conftest import run_toolkit, write_csv
 from tests.networks import image_folder, network_file
 from tests.refusals import Done, assert_refused, in_process
 from toolkit import checkpoint as checkpoints
-from toolkit import continual, conversion, provenance, recovery, steps, tasks
+from toolkit import continual, conversion, planning, provenance, recovery, steps, tasks
 from toolkit.cache import Cache
 from toolkit.compression import Chain
-from toolkit.conversion import Options
 from toolkit.devices import local
 from toolkit.errors import InputError, RefusedError
+from toolkit.planning import Options
 from toolkit.provenance import Made, Origin
 from toolkit.runner import Finished, Runner, Silent
 from toolkit.runtime import manifest as manifests
@@ -324,7 +324,7 @@ def test_a_compressed_checkpoint_is_made_again_by_its_receipts(
     def options(cache: Path) -> Options:
         return Options(model=str(encoder), data=str(few), output=str(tmp_path / "o"), cache_dir=str(cache), epochs=1)
 
-    made = conversion.plan(options(tmp_path / "first"))
+    made = planning.plan(options(tmp_path / "first"))
     runner = Runner(made.cache, task.NAME, 0)
     with runner.warmed():
         data = conversion.prepare(runner, made)
@@ -347,7 +347,7 @@ def test_a_compressed_checkpoint_is_made_again_by_its_receipts(
     again = Runner(Cache(tmp_path / "second"), task.NAME, 0, titles)
     given = options(tmp_path / "second")
     with again.warmed():
-        data = conversion.prepare(again, conversion.plan(given))
+        data = conversion.prepare(again, planning.plan(given))
         found = recovery.checkpoint_of(origin, [data], given, again.cache, again)
     assert found.sha256 == small.sha256 and found.layers == 1 and origin.notes == []
     assert titles.run == ["prepare data", "finetune", f"answers of the teacher {teacher.sha256[:8]}", "distill"]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.refusals import assert_nothing_half_written, assert_refused, in_process
 from tests.small_inputs import csv_text, random_encoder
-from toolkit import checkpoint, conversion, demo, hub, steps, tasks
+from toolkit import checkpoint, demo, hub, planning, steps, tasks
 from toolkit.adapters import merge, peft_folder
 from toolkit.cache import open_cache
 from toolkit.errors import InputError, ToolkitError
@@ -514,19 +514,19 @@ def test_a_plan_has_the_merged_model_and_says_so(
         "model": str(bases("encoder")), "adapter": str(with_head[0]), "data": str(data), "target": "raspberry-pi-5",
         "cache_dir": str(tmp_path / "cache"), "output": str(tmp_path / "out"),
     }  # fmt: skip
-    made = conversion.plan(conversion.options(**given, labels=["no", "yes"]))
+    made = planning.plan(planning.options(**given, labels=["no", "yes"]))
     assert made.checkpoint.labels == ["no", "yes"]
     assert made.recipe.finetune.parameters is None  # it is trained, though the base is not
     assert made.recipe.adapter == given["adapter"]
     recorded = peft_folder.record(made.checkpoint.folder)["adapter"]
     assert (recorded["name"], recorded["method"]) == ("with-head", "lora")
     (tmp_path / "recipe.yaml").write_text(made.recipe.to_yaml())
-    again = conversion.plan(conversion.Options(
+    again = planning.plan(planning.Options(
         recipe=str(tmp_path / "recipe.yaml"), cache_dir=given["cache_dir"], output=given["output"]
     ))  # fmt: skip
     assert again.checkpoint == made.checkpoint
 
-    further = conversion.plan(conversion.options(**given, finetune=True, labels=["a", "b", "c"]))
+    further = planning.plan(planning.options(**given, finetune=True, labels=["a", "b", "c"]))
     assert further.checkpoint.labels == ["LABEL_0", "LABEL_1"]  # the new head's names are not those of the old one
 
 

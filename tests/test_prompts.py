@@ -14,7 +14,7 @@ import pytest
 from tests.refusals import assert_nothing_half_written, assert_refused, in_process
 from tests.small_inputs import ENCODERS, prepare, random_encoder
 from tests.stage_runs import KilledError, kill_at, run_stage, weights
-from toolkit import architecture, checkpoint, conversion, engines, recipe, stages, steps, tasks, training
+from toolkit import architecture, checkpoint, engines, planning, recipe, stages, steps, tasks, training
 from toolkit.adapters import PROMPTS, PromptMethod
 from toolkit.engines import torch as torch_engine
 from toolkit.errors import InputError, ToolkitError
@@ -360,9 +360,9 @@ def test_no_part_of_a_model_with_a_prompt_is_cut() -> None:
 
 
 def test_texts_leave_room_for_the_prompt(encoder: Path, few: Path, tmp_path: Path) -> None:
-    def plan(adapt: str, **training: Any) -> conversion.Plan:
-        return conversion.plan(
-            conversion.options(
+    def plan(adapt: str, **training: Any) -> planning.Plan:
+        return planning.plan(
+            planning.options(
                 model=str(encoder), data=str(few), target="raspberry-pi-5", output=str(tmp_path / "o"), adapt=adapt,
                 training=training, max_size_mb=1.0,
             )

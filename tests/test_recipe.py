@@ -8,14 +8,14 @@ import pytest
 
 from tests.small_inputs import tiny_checkpoint
 from toolkit import checkpoint as checkpoints
-from toolkit import cli, conversion, recipe, target
+from toolkit import cli, planning, recipe, target
 from toolkit.errors import InputError
 from toolkit.tasks.text_classification import TASK
 
 
-def plan(model: Path, data: Path, **options: object) -> conversion.Plan:
+def plan(model: Path, data: Path, **options: object) -> planning.Plan:
     given = {"target": "raspberry-pi-5", "output": str(model.parent / "out"), "cache_dir": str(model.parent / "cache")}
-    return conversion.plan(conversion.Options(model=str(model), data=str(data), **{**given, **options}))  # type: ignore[arg-type]
+    return planning.plan(planning.Options(model=str(model), data=str(data), **{**given, **options}))  # type: ignore[arg-type]
 
 
 def test_an_untrained_checkpoint_is_finetuned(model: Path, data: Path) -> None:
@@ -134,14 +134,14 @@ def test_unlabeled_texts_are_known_by_their_content(data: Path, tmp_path: Path) 
     made = plan(deep, data, compress=True, unlabeled=str(texts), unlabeled_column="remark").recipe
     path = tmp_path / "recipe.yaml"
     path.write_text(made.to_yaml(), encoding="utf-8")
-    again = conversion.Options(recipe=str(path), output=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert conversion.plan(again).recipe == made
+    again = planning.Options(recipe=str(path), output=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert planning.plan(again).recipe == made
     texts.write_text("id,remark\n1,another film\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"more\.csv are not what the recipe was made for"):
-        conversion.plan(again)
+        planning.plan(again)
     texts.unlink()
     with pytest.raises(InputError, match=r"more\.csv"):
-        conversion.plan(again)
+        planning.plan(again)
 
 
 def test_unlabeled_texts_that_nothing_would_read_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_unlabeled_texts_that_nothing_would_read_are_refused(model: Path, data: 
 )
 def test_a_checkpoint_says_its_task_unless_it_is_named(architecture: str, task: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", architectures=[architecture])
-    assert task == conversion.task_of(str(folder), None).NAME
-    assert conversion.task_of(str(folder), "sentence-similarity").NAME == "sentence-similarity"
+    assert task == planning.task_of(str(folder), None).NAME
+    assert planning.task_of(str(folder), "sentence-similarity").NAME == "sentence-similarity"
     with pytest.raises(InputError, match="Unknown task 'poetry'; known: text-classification, image-classification"):
-        conversion.task_of(str(folder), "poetry")
+        planning.task_of(str(folder), "poetry")

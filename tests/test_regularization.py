@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tests.small_inputs import one_layer, random_encoder
 from tests.stage_runs import KilledError, kill_at, run_stage, weights
-from toolkit import adapters, conversion, tasks, training
+from toolkit import adapters, planning, tasks, training
 from toolkit.adapters import methods
 from toolkit.errors import InputError
 from toolkit.training.losses import disagreement
@@ -301,8 +301,8 @@ def test_a_training_without_dropout_is_refused(prepared: Path, tmp_path: Path) -
 
 def test_what_cannot_be_is_refused_before_anything_runs(encoder: Path, few: Path, tmp_path: Path) -> None:
     def plan(model: str, **given: Any) -> Any:
-        return conversion.plan(
-            conversion.options(model=model, target="raspberry-pi-5", output=str(tmp_path / "o"), finetune=True, **given)
+        return planning.plan(
+            planning.options(model=model, target="raspberry-pi-5", output=str(tmp_path / "o"), finetune=True, **given)
         )
 
     pairs = tmp_path / "pairs.csv"

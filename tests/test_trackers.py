@@ -80,15 +80,15 @@ def test_a_package_that_is_missing_is_named_before_anything_runs(
 ) -> None:
     import importlib.util
 
-    from toolkit import conversion
+    from toolkit import planning
 
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else found(name, *more)
     )
-    options = conversion.options(model=str(encoder), data=str(few), output=str(tmp_path / "out"), track=["wandb"])
+    options = planning.options(model=str(encoder), data=str(few), output=str(tmp_path / "out"), track=["wandb"])
     with pytest.raises(MissingDependencyError, match=r"--track wandb needs .* pip install .*\[wandb\]'"):
-        conversion.plan(options)
+        planning.plan(options)
 
 
 def test_an_unknown_tracker_is_refused(encoder: Path, few: Path, tmp_path: Path) -> None:

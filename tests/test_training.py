@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.stage_runs import KilledError, digest, kill_at, run_stage, saved, weights
-from toolkit import conversion, training
+from toolkit import planning, training
 from toolkit.devices import local
 from toolkit.errors import InputError
 from toolkit.training.examples import grouped_batches
@@ -234,8 +234,8 @@ def test_bf16_is_chosen_by_the_cpu(
     encoder: Path, few: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, isa: list[str], expected: bool
 ) -> None:
     monkeypatch.setattr(local, "isa", lambda: isa)
-    options = conversion.Options(model=str(encoder), data=str(few), target="raspberry-pi-5", output=str(tmp_path / "o"))
-    made = conversion.plan(options)
+    options = planning.Options(model=str(encoder), data=str(few), target="raspberry-pi-5", output=str(tmp_path / "o"))
+    made = planning.plan(options)
     assert made.recipe.finetune.parameters is not None
     assert made.recipe.finetune.parameters["bf16"] is expected
 
@@ -337,8 +337,8 @@ def test_smoothing_bounds_certainty() -> None:
 
 def test_further_parameters_are_checked_beforehand(encoder: Path, few: Path, tmp_path: Path) -> None:
     def plan(**given: Any) -> Any:
-        return conversion.plan(
-            conversion.options(
+        return planning.plan(
+            planning.options(
                 model=str(encoder), data=str(few), target="raspberry-pi-5", output=str(tmp_path / "o"), training=given
             )
         )

@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit import checkpoint as checkpoints
-from toolkit import conversion, provenance, recovery, steps
+from toolkit import conversion, planning, provenance, recovery, steps
 from toolkit.answers.classes import class_changes
 from toolkit.cache import Cache, open_cache
 from toolkit.checkpoint import Checkpoint
-from toolkit.conversion import Options
 from toolkit.devices import local
 from toolkit.errors import InputError, RefusedError
 from toolkit.gates import Verdict, classes, forgetting
+from toolkit.planning import Options
 from toolkit.provenance import RECEIPT, Origin, TrainedOn
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.storage import check_output
@@ -69,7 +69,7 @@ def update(
 ) -> dict[str, Any]:
     """Let the model behind `continue_from`, a bundle or a checkpoint folder, learn the data that `options` name.
 
-    `options` are fields of `toolkit.conversion.Options`; `old_data` are files that the model was trained on, where
+    `options` are fields of `toolkit.planning.Options`; `old_data` are files that the model was trained on, where
     nothing says which they were, or where they lie now. `rehearsal` is how many old examples come with each new one,
     `ewc` the strength of elastic weight consolidation, `max_forgetting` what the score on the old data may lose ("1%":
     one point). Writes a checkpoint folder. Raises InputError, and RefusedError after writing it if the model forgot too
@@ -77,7 +77,7 @@ def update(
     """
     kept = {"rehearsal": float(REHEARSAL if rehearsal is None else rehearsal), "ewc": float(ewc or 0)}
     limit = forgetting.parse(max_forgetting or forgetting.DEFAULT)
-    given = conversion.options(**{**options, "output": output})
+    given = planning.options(**{**options, "output": output})
     _check(given)
     check_output(Path(output), given.overwrite, RECEIPT)
     cache = open_cache(Path(given.cache_dir) if given.cache_dir else None)
@@ -141,7 +141,7 @@ def _check(given: Options) -> None:
         raise InputError(f"--weights {given.weights}: --continue-from brings weights of its own.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--continue-from trains in one process; start it without `accelerate launch`.")
-    if conversion.further(given.training).get("folds"):
+    if planning.further(given.training).get("folds"):
         raise InputError("--training folds does not go with --continue-from: old examples judge as they did before.")
 
 
@@ -248,7 +248,7 @@ def _finetune(
     kept: Mapping[str, float],
     given: Options,
 ) -> Finished:
-    parameters = {**conversion.hyperparameters(given, origin.task, checkpoint), "encoding": data.encoding}
+    parameters = {**planning.hyperparameters(given, origin.task, checkpoint), "encoding": data.encoding}
     return runner.run(
         "finetune",
         checkpoint.folder,

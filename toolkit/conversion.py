@@ -2,329 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 import toolkit
 from toolkit import bundle as bundles
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
-from toolkit import demo, hub, modules, recipe, report, search, stages, tasks
+from toolkit import planning, report, search, tasks
 from toolkit import target as targets
 from toolkit.adapters import peft_folder
 from toolkit.bundle import Bundle
-from toolkit.cache import Cache, open_cache
 from toolkit.candidates import Candidate, Workshop
-from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.devices import local
-from toolkit.errors import InputError, RefusedError
-from toolkit.gates import score
-from toolkit.recipe import Recipe
+from toolkit.errors import RefusedError
+from toolkit.planning import LEAST_TO_COMPRESS, Plan
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime import unloaded
 from toolkit.runtime.manifest import Manifest
-from toolkit.storage import check_output, sha256_path
-from toolkit.target import Target
-from toolkit.tasks.task import Task
-from toolkit.training import trackers
-
-DEFAULT_TASK = "text-classification"
-# With fewer examples a part of them teaches a student little, and the rest measures it badly.
-LEAST_TO_COMPRESS = 1000
-CALIBRATION_EXAMPLES = 256
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything a user can say about a conversion."""
-
-    model: str = ""
-    recipe: str | None = None
-    target: str = targets.HOST
-    data: str | None = None
-    task: str | None = None
-    output: str | None = None
-    where: Sequence[tuple[str, str]] = ()
-    labels: Sequence[str] | None = None
-    drop_missing: bool = False
-    finetune: bool | None = None
-    split: bool = False  # hold a training part back although the model is trained: a stage will learn from it
-    epochs: int = 3
-    learning_rate: float = 1e-4
-    batch_size: int = 32
-    adapt: str = "full"  # which weights fine-tuning changes (`toolkit.adapters`)
-    rank: int = 8
-    training: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the stage finetune
-    augment: Mapping[str, Any] = field(default_factory=dict)  # of the task's augmentation
-    options: Mapping[str, Any] = field(default_factory=dict)  # the task's own
-    min_score: str = "99%"
-    max_latency_ms: float | None = None
-    max_size_mb: float | None = None
-    max_memory_mb: float | None = None
-    compress: bool | None = None  # None: if a budget is not met without it
-    unlabeled: str | None = None
-    unlabeled_column: str | None = None
-    seed: int = 0
-    force: bool = False
-    overwrite: bool = False
-    allow_pickle: bool = False
-    allow_code: bool = False  # whether a model folder's own network may be run
-    weights: str | None = None  # of a network that is given as FILE.py:FUNCTION
-    adapter: str | None = None  # a folder that peft wrote, merged into the model first
-    cache_dir: str | None = None
-    tensorboard: str | None = None
-    track: Sequence[str] = ()  # wandb, mlflow
-
-
-def options(**given: Any) -> Options:
-    """Options from keywords: what is no field of `Options` is the task's own, and so are the pairs of `option`."""
-    known = {field.name for field in fields(Options)}
-    own = {name: value for name, value in given.items() if name not in known | {"option"} and value is not None}
-    own |= dict(given.get("option") or ())
-    fitting = {name: value for name, value in given.items() if name in known}
-    fitting |= {name: dict(fitting.get(name) or ()) for name in ("training", "augment")}
-    return Options(**fitting, options=own)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A recipe and what it was made from."""
-
-    options: Options
-    recipe: Recipe
-    checkpoint: Checkpoint
-    target: Target
-    cache: Cache
-    output: Path
-
-    @property
-    def task(self) -> Task:
-        return tasks.get(self.recipe.task)
-
-
-def _with_demo(options: Options) -> Options:
-    """`demo` replaced by the model, data and labels that it stands for."""
-    found = demo.find()
-    return replace(
-        options,
-        model=str(found.model),
-        data=options.data or str(found.data),
-        task=options.task or found.task,
-        where=options.where or found.where,
-        labels=options.labels or found.labels,
-        output=options.output or f"demo-{options.target}",
-    )
-
-
-def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
-    """Look at model, target and options, and say what will be done. Runs no stage.
-
-    `marker` is the file by which an output of the same kind is known; `overwrite` replaces nothing else.
-    With `options.recipe`, everything but output, cache and flags comes from that recipe, and the model and the data
-    must be the ones that it was made for. Raises InputError for anything that can be seen to be wrong beforehand.
-    """
-    given = recipe.load(Path(options.recipe)) if options.recipe else None
-    if given is not None:
-        options = replace(
-            options, model=given.model, weights=given.weights, adapter=given.adapter, data=given.prepare["data"],
-            task=given.task, target=given.target, labels=given.prepare.get("known_labels"),
-        )  # fmt: skip
-    elif options.model == demo.NAME and not Path(demo.NAME).exists():
-        options = _with_demo(options)
-    if not options.model:
-        raise InputError("Name a model: a Hugging Face folder or `demo`; or a recipe with --recipe.")
-    if options.data is None:
-        raise InputError("Name the labelled examples with --data: the gates measure on them.")
-    task = task_of(options.model, options.task)
-    task.check_data(Path(options.data))
-    if options.unlabeled:
-        task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
-    target = targets.resolve(options.target)
-    score.parse(options.min_score)
-    trackers.check(options.track)
-    output = Path(options.output or f"{Path(options.model.rpartition(':')[2]).resolve().name}-{target.name}")
-    check_output(output, options.overwrite, marker)
-    cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
-    folder = model_folder(options, cache)
-    checkpoint = checkpoints.inspect(folder, task)
-    made = given or _recipe(options, task, checkpoint, target)
-    if given is not None:
-        _check_same(given, task, checkpoint, Path(options.recipe or ""))
-    return Plan(options, made, checkpoint, target, cache, output)
-
-
-def model_folder(options: Options, cache: Cache) -> Path:
-    """The folder of the model that is named, with the adapter merged into it, if one is named. Raises InputError."""
-    folder = _named_folder(options, cache)
-    if options.adapter is None:
-        return folder
-    return peft_folder.merged(
-        folder, Path(options.adapter), task_of(str(folder), options.task), cache,
-        model=options.model, labels=None if options.finetune else options.labels,
-    )  # fmt: skip
-
-
-def _named_folder(options: Options, cache: Cache) -> Path:
-    """The folder of a folder, a hub id, or FILE.py:FUNCTION. Raises InputError."""
-    own = tasks.get(options.task).NETWORKS.get(options.model) if options.task else None
-    named = f"{own}:build" if own is not None and not Path(options.model).exists() else options.model
-    if modules.parse(named):
-        return modules.imported(named, options.weights, cache.folder, options.allow_pickle)
-    if options.weights is not None:
-        raise InputError(f"--weights {options.weights} go with a network that is given as FILE.py:FUNCTION.")
-    if hub.is_id(options.model):
-        return hub.fetch(options.model, cache.folder)
-    folder = Path(options.model)
-    checkpoints.refuse_code(folder, options.allow_code)
-    return checkpoints.from_pickle(folder, cache.folder) if options.allow_pickle else folder
-
-
-def task_of(model: str, named: str | None) -> Task:
-    """The task that is named, or that the local checkpoint or artifact `model` was trained for. Raises InputError."""
-    config = Path(model) / "config.json"
-    if named or not config.is_file():
-        return tasks.get(named or DEFAULT_TASK)
-    return tasks.of(checkpoints.check_folder(config.parent))
-
-
-def _check_same(given: Recipe, task: Task, checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse to rerun a recipe on another model or other data than it was made for."""
-    if checkpoint.sha256 != given.model_sha256:
-        raise InputError(f"{path}: the model {given.model} is not the one that the recipe was made for.")
-    if task.data_sha256(given.prepare) != given.data_sha256:
-        raise InputError(f"{path}: the data {given.prepare['data']} is not what the recipe was made for.")
-    unlabeled = given.compress.unlabeled
-    if unlabeled is not None:
-        task.check_unlabeled(Path(unlabeled), given.compress.unlabeled_column)
-        if sha256_path(Path(unlabeled)) != given.compress.unlabeled_sha256:
-            raise InputError(f"{path}: the texts {unlabeled} are not what the recipe was made for.")
-
-
-def bf16_pays(task: Task, checkpoint: Checkpoint) -> bool:
-    """Whether this machine has bf16 arithmetic, so that training in it is faster. Depthwise convolutions take longer in
-    it than in float32."""
-    return ("avx512_bf16" in local.isa() or "amx_bf16" in local.isa()) and not task.is_convolutional(checkpoint)
-
-
-def further(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of the stage finetune that a user named. Raises InputError for one that there is not."""
-    model = stages.get("finetune").Parameters
-    elsewhere = (
-        "augment",
-        "continual",
-        "encoding",
-        "pseudo",
-        "tensorboard",
-        "track",
-    )  # those have options of their own
-    known = [name for name in model.model_fields if name not in elsewhere]
-    for name in given:
-        if name not in known:
-            raise InputError(f"Fine-tuning has no parameter '{name}'; it has: {', '.join(sorted(known))}.")
-    try:
-        model.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--training {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
-    return dict(given)
-
-
-def hyperparameters(options: Options, task: Task, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Parameters of the stage finetune that options lead to. Raises InputError."""
-    found = {
-        "epochs": options.epochs,
-        "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
-        "bf16": bf16_pays(task, checkpoint),
-        "tensorboard": options.tensorboard,
-        "track": list(options.track),
-        **({} if options.adapt == "full" else {"adapt": options.adapt, "rank": options.rank}),
-    }
-    found |= further(options.training)
-    if augment := task.augmentation(options.augment):
-        found["augment"] = augment
-    stage = importlib.import_module("toolkit.stages.finetune")
-    stage.check(stage.Parameters.model_validate(found), task, checkpoint)
-    return found
-
-
-def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
-    """The recipe that options, checkpoint and target lead to."""
-    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters(options, task, checkpoint))
-    if options.augment and finetune.parameters is None:
-        raise InputError(f"--augment {next(iter(options.augment))}: nothing is trained here ({finetune.reason}).")
-    tuned = checkpoint
-    if finetune.parameters is not None:
-        learning: Any = stages.get("finetune").Parameters.model_validate(finetune.parameters)
-        tuned = recipe.as_tuned(checkpoint, task, learning.adapt, learning.prompt_tokens)
-    budgets = recipe.Budgets(
-        min_score=options.min_score,
-        max_latency_ms=options.max_latency_ms,
-        max_size_mb=options.max_size_mb,
-        max_memory_mb=options.max_memory_mb,
-    )
-    compress = recipe.compress_plan(
-        tuned,
-        options.compress,
-        budgets=budgets,
-        multiple=target.vector_multiple,
-        bf16=bf16_pays(task, checkpoint),
-        texts={
-            "unlabeled": options.unlabeled,
-            "unlabeled_sha256": sha256_path(Path(options.unlabeled)) if options.unlabeled else None,
-            "unlabeled_column": options.unlabeled_column,
-        },
-        keeps_width=task.KEEPS_WIDTH,
-        convolutional=task.is_convolutional(checkpoint),
-    )
-    trained_labels = None if finetune.parameters is not None else checkpoint.labels
-    if options.unlabeled and compress.when == "never":
-        raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
-    chosen, skipped = recipe.candidates(target, task.is_convolutional(checkpoint))
-    needs_calibration = any(plan.method == "static-int8" for plan in chosen)
-    shared = {
-        "data": str(options.data),
-        "where": [list(pair) for pair in options.where],
-        "label_names": list(options.labels) if options.labels and not trained_labels else None,
-        "drop_missing": options.drop_missing,
-        "evaluate_only": finetune.parameters is None and not options.split and compress.when == "never",
-        "calibration": CALIBRATION_EXAMPLES if trained_labels is not None and needs_calibration else 0,
-        "least_to_split": LEAST_TO_COMPRESS
-        if compress.when == "if a budget asks" and trained_labels is not None
-        else 0,
-        "known_labels": trained_labels,
-        **task.settings_of(tuned),
-    }
-    prepare = task.preparation(shared, options.options)
-    return Recipe(
-        toolkit_version=toolkit.__version__,
-        model=options.model,
-        weights=options.weights,
-        adapter=options.adapter,
-        model_sha256=checkpoint.sha256,
-        data_sha256=task.data_sha256(prepare),
-        task=task.NAME,
-        target=options.target if options.target.endswith((".yaml", ".yml")) else target.name,
-        threads=target.threads,
-        seed=options.seed,
-        prepare=prepare,
-        finetune=finetune,
-        compress=compress,
-        candidates=chosen,
-        skipped=skipped,
-        budgets=budgets,
-    )
 
 
 def prepare(runner: Runner, made: Plan) -> Finished:
@@ -450,7 +154,7 @@ def _compress(made: Plan, plain: _Result) -> _Result | None:
         workshop=plain.workshop,
         basis=basis,
         plan=plan,
-        chain=Chain(plain.workshop.runner, plain.workshop.data, bf16_pays(made.task, plain.workshop.original)),
+        chain=Chain(plain.workshop.runner, plain.workshop.data, planning.bf16_pays(made.task, plain.workshop.original)),
         depth=plain.workshop.original.layers if plan.layers else 0,
     )
     link = searched.run()
@@ -562,4 +266,4 @@ def convert(
     and the settings of the task (`text_column`, …). Raises InputError for bad input, RefusedError if no candidate
     passes the gates.
     """
-    return run(plan(options(model=os.fspath(model), target=target, **given)), reporter)
+    return run(planning.plan(planning.options(model=os.fspath(model), target=target, **given)), reporter)

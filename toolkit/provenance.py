@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit import checkpoint as checkpoints
-from toolkit import conversion, modules, recipe, tasks
+from toolkit import modules, planning, recipe, tasks
 from toolkit.cache import Cache
 from toolkit.checkpoint import Checkpoint
-from toolkit.conversion import Options
 from toolkit.errors import InputError, ToolkitError
+from toolkit.planning import Options
 from toolkit.recipe import Recipe
 from toolkit.runner import Finished
 from toolkit.runtime import manifest as manifests
@@ -98,7 +98,7 @@ def find(path: Path, options: Options, cache: Cache) -> Origin:
 def _of_folder(path: Path, options: Options, cache: Cache) -> Origin:
     checkpoints.refuse_code(path, options.allow_code)
     receipt = _read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
-    task = conversion.task_of(str(path), receipt.get("task") or options.task)
+    task = planning.task_of(str(path), receipt.get("task") or options.task)
     folder = checkpoints.from_pickle(path, cache.folder) if options.allow_pickle else path
     found = checkpoints.inspect(folder, task)
     if found.labels is None:
@@ -180,7 +180,7 @@ def model_of(path: Path, made: Recipe, options: Options, cache: Cache) -> Checkp
     if modules.parse(made.model) and not options.allow_code:
         raise InputError(f"{path} was made from {made.model}, which has to be run; if you trust it, add --allow-code.")
     try:
-        found = checkpoints.inspect(conversion.model_folder(given, cache), task)
+        found = checkpoints.inspect(planning.model_folder(given, cache), task)
     except ToolkitError as error:
         raise InputError(
             f"{path}: the model {made.model} that it was made from is needed and cannot be had ({error}) Put it back, "

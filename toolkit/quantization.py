@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import architecture, calibration, conversion, stages, tasks
+from toolkit import architecture, calibration, conversion, planning, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import export as formats
 from toolkit.cache import Cache, open_cache
@@ -123,7 +123,7 @@ class Line:
             {
                 "epochs": self.wanted.qat_epochs,
                 "learning_rate": self.wanted.qat_learning_rate,
-                "bf16": conversion.bf16_pays(task, checkpoints.inspect(source.path, task)),
+                "bf16": planning.bf16_pays(task, checkpoints.inspect(source.path, task)),
                 "encoding": self.encoding,
                 **{name: own[name] for name in ("method", "calibration", "percentile", "block_size", "embeddings")
                    if name in own},
@@ -229,7 +229,7 @@ def _check_checkpoint(folder: Path, task: Task, wanted: Wanted) -> str:
     return wanted.engine
 
 
-def _prepare(runner: Runner, task: Task, folder: Path, data: str, options: conversion.Options) -> Finished:
+def _prepare(runner: Runner, task: Task, folder: Path, data: str, options: planning.Options) -> Finished:
     """The stage `prepare` with the labels that the model knows, and a training part."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
@@ -244,7 +244,7 @@ def _prepare(runner: Runner, task: Task, folder: Path, data: str, options: conve
     return conversion.prepare_data(runner, folder, parameters, task.data_sha256(parameters))
 
 
-def _checked(model: str, task: Task, wanted: Wanted, options: conversion.Options, cache: Cache) -> tuple[Path, str]:
+def _checked(model: str, task: Task, wanted: Wanted, options: planning.Options, cache: Cache) -> tuple[Path, str]:
     """The folder of `model` and the engine that its artifact is for. Raises InputError for what cannot work."""
     if wanted.reason_for_data and options.data is None:
         raise InputError(f"Name labelled examples with --data: {wanted.reason_for_data} them.")
@@ -259,7 +259,7 @@ def _checked(model: str, task: Task, wanted: Wanted, options: conversion.Options
     if is_artifact and options.adapter is not None:
         raise InputError(f"--adapter {options.adapter}: {folder} is an exported artifact; give its checkpoint.")
     if not is_artifact:
-        folder = conversion.model_folder(replace(options, model=model), cache)
+        folder = planning.model_folder(replace(options, model=model), cache)
     if folder.is_dir() and not is_artifact and not (folder / "config.json").is_file():
         raise InputError(
             f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
@@ -291,13 +291,13 @@ def quantize(
 ) -> dict[str, Any]:
     """Quantize `model`, an artifact folder or a trained checkpoint, into the artifact folder `output`.
 
-    `options` are those of the data and the run, by the names of `toolkit.conversion.Options`. Raises InputError, and
+    `options` are those of the data and the run, by the names of `toolkit.planning.Options`. Raises InputError, and
     RefusedError if no choice of layers reaches `wanted.min_score`.
     """
-    given = conversion.options(**options)
+    given = planning.options(**options)
     check_output(Path(output), given.overwrite, RECEIPT)
     cache = open_cache(Path(given.cache_dir) if given.cache_dir else None)
-    task = conversion.task_of(model, given.task)
+    task = planning.task_of(model, given.task)
     folder, engine = _checked(model, task, wanted, given, cache)
     runner = Runner(cache, task.NAME, given.seed, reporter or Silent(), given.force)
     with around(runner), runner.warmed():

@@ -12,8 +12,8 @@ from toolkit import checkpoint as checkpoints
 from toolkit import conversion
 from toolkit.cache import Cache
 from toolkit.checkpoint import Checkpoint
-from toolkit.conversion import Options
 from toolkit.errors import InputError
+from toolkit.planning import Options
 from toolkit.provenance import INSTEAD, Made, Origin, TrainedOn, model_of
 from toolkit.runner import Finished, Runner, interrupted_key
 from toolkit.storage import sha256_folder, sha256_path

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, modules, quantization, stages
+from toolkit import architecture, conversion, modules, planning, quantization, stages
 from toolkit import checkpoint as checkpoints
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def publish(finished: Finished, output: Path, overwrite: bool, **facts: Any) -> 
     return {"output": str(output), **finished.report}
 
 
-def _taught(made: conversion.Plan, data: Finished) -> list[dict[str, Any]]:
+def _taught(made: planning.Plan, data: Finished) -> list[dict[str, Any]]:
     """What a receipt says of the data that a plan's model learned from."""
     found = trained_on(made.recipe.prepare, made.recipe.data_sha256, made.recipe.seed, data)
     return [found.model_dump(mode="json")]
@@ -58,7 +58,7 @@ def finetune(
     unlabeled: str | None = None,
     unlabeled_column: str | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune a checkpoint; `options` are fields of `toolkit.conversion.Options`. Writes a Hugging Face folder.
+    """Fine-tune a checkpoint; `options` are fields of `toolkit.planning.Options`. Writes a Hugging Face folder.
 
     With `unlabeled`, a file of examples without labels, it is fine-tuned again on its own confident answers to them,
     and the model with the better validation score is kept. `around` is entered with the runner for the time of the run.
@@ -67,7 +67,7 @@ def finetune(
     if not options.get("model"):
         raise InputError("Name a model: a Hugging Face folder or `demo`; or what learns more with --continue-from.")
     overwrite = bool(options.get("overwrite"))
-    made = conversion.plan(conversion.options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
+    made = planning.plan(planning.options(**{**options, "finetune": True, "output": output}), marker=RECEIPT)
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
     if unlabeled is not None:
         _check_self_training(made, unlabeled, unlabeled_column)
@@ -82,7 +82,7 @@ def finetune(
     return {**publish(finished, Path(output), overwrite, trained_on=_taught(made, data), **facts), **facts}
 
 
-def _check_self_training(made: conversion.Plan, unlabeled: str, column: str | None) -> None:
+def _check_self_training(made: planning.Plan, unlabeled: str, column: str | None) -> None:
     """Refuse self-training that cannot be done. Raises InputError."""
     pseudo_labels.check(made.task)
     made.task.check_unlabeled(Path(unlabeled), column)
@@ -94,11 +94,11 @@ def _check_self_training(made: conversion.Plan, unlabeled: str, column: str | No
 
 
 def _self_trained(
-    runner: Runner, made: conversion.Plan, data: Finished, first: Finished, unlabeled: str, column: str | None
+    runner: Runner, made: planning.Plan, data: Finished, first: Finished, unlabeled: str, column: str | None
 ) -> tuple[Finished, dict[str, Any]]:
     """The better of a fine-tuned model and of one that learned from that one's confident answers too, and what to say
     of both."""
-    chain = Chain(runner, data, conversion.bf16_pays(made.task, made.checkpoint))
+    chain = Chain(runner, data, planning.bf16_pays(made.task, made.checkpoint))
     text_file, sha256 = _text_file(unlabeled, column)
     said = chain.teach(checkpoints.inspect(first.output, made.task), unlabeled=text_file, unlabeled_sha256=sha256)
     second = conversion.finetune(runner, made, data, said)
@@ -109,7 +109,7 @@ def _self_trained(
 
 
 def _finetune_here(
-    output: Path, made: conversion.Plan, data: Finished, overwrite: bool, reporter: Reporter
+    output: Path, made: planning.Plan, data: Finished, overwrite: bool, reporter: Reporter
 ) -> dict[str, Any]:
     """One process of several: train in this process; rank 0 publishes."""
     module = stages.get("finetune")
@@ -128,30 +128,30 @@ def _finetune_here(
     return {"output": str(output), **module.run(made.checkpoint.folder, output, parameters, context)}
 
 
-def _plan(output: str, options: Mapping[str, Any]) -> conversion.Plan:
+def _plan(output: str, options: Mapping[str, Any]) -> planning.Plan:
     """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
     if folder.is_dir() and not options.get("adapter"):  # which may bring a head
         _trained(folder, options.get("task"), bool(options.get("allow_code")))
-    return conversion.plan(
-        conversion.options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
+    return planning.plan(
+        planning.options(**{**options, "finetune": False, "split": True, "output": output}), marker=RECEIPT
     )
 
 
 def _trained(folder: Path, task: str | None, allow_code: bool) -> Checkpoint:
     """The checkpoint in a folder. Raises InputError if it was not trained for the task, or has to run code."""
     checkpoints.refuse_code(folder, allow_code)
-    wanted = conversion.task_of(str(folder), task)
+    wanted = planning.task_of(str(folder), task)
     found = checkpoints.inspect(folder, wanted)
     if found.labels is None:
         raise InputError(f"{folder} is not trained for {wanted.NAME}; fine-tune it first with `toolkit finetune`.")
     return found
 
 
-def _chain(made: conversion.Plan, reporter: Reporter | None) -> Chain:
+def _chain(made: planning.Plan, reporter: Reporter | None) -> Chain:
     """The chain that works on a plan's checkpoint and its prepared data."""
     runner = Runner(made.cache, made.recipe.task, made.recipe.seed, reporter or Silent(), made.options.force)
-    return Chain(runner, conversion.prepare(runner, made), conversion.bf16_pays(made.task, made.checkpoint))
+    return Chain(runner, conversion.prepare(runner, made), planning.bf16_pays(made.task, made.checkpoint))
 
 
 def _check_labels(teacher: Checkpoint, others: Sequence[Checkpoint]) -> None:
@@ -187,7 +187,7 @@ def _shape(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _student(
-    made: conversion.Plan, student: str | None, layers: int | None, width: int | None
+    made: planning.Plan, student: str | None, layers: int | None, width: int | None
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """What the student is made from, and the parameters that say how. Raises InputError."""
     if student is None and layers is None and width is None:
@@ -349,8 +349,8 @@ def export(
     cache = open_cache(Path(cache_dir) if cache_dir else None)
     folder = Path(model)
     if adapter is not None:
-        folder = conversion.model_folder(
-            conversion.Options(model, task=task, adapter=adapter, allow_code=allow_code), cache
+        folder = planning.model_folder(
+            planning.Options(model, task=task, adapter=adapter, allow_code=allow_code), cache
         )
     checkpoint = _trained(folder, task, allow_code)
     if max(lengths) > checkpoint.model_limit:
@@ -361,7 +361,7 @@ def export(
         parameters["lengths"] = sorted(set(lengths))
     else:
         parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
-    wanted = conversion.task_of(str(folder), task)
+    wanted = planning.task_of(str(folder), task)
     runner = Runner(cache, wanted.NAME, 0, reporter or Silent())
     finished = runner.run(
         "export", checkpoint.folder, parameters, title=f"export for {engine}", reason="asked for",

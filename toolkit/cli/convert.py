@@ -65,11 +65,11 @@ def command(
       toolkit convert ./my-model --data reviews.csv --max-size 9MB --unlabeled more.txt -o small/
       toolkit convert --recipe out/recipe.yaml -o again/
     """
-    from toolkit import conversion
+    from toolkit import planning
     from toolkit.errors import RefusedError
 
-    wanted = conversion.options(max_latency_ms=max_latency, max_size_mb=max_size, max_memory_mb=max_memory, **given)
-    plan = conversion.plan(wanted)
+    wanted = planning.options(max_latency_ms=max_latency, max_size_mb=max_size, max_memory_mb=max_memory, **given)
+    plan = planning.plan(wanted)
     if dry_run:
         if as_json:
             output.print_json(plan.recipe.model_dump(mode="json"))
