@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, modules, planning, quantization, stages
+from toolkit import architecture, conversion, demo, modules, planning, quantization, stages
 from toolkit import checkpoint as checkpoints
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
@@ -131,6 +131,8 @@ def _finetune_here(
 def _plan(output: str, options: Mapping[str, Any]) -> planning.Plan:
     """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
+    if str(folder) == demo.NAME and not folder.exists():
+        raise InputError(f"The demo's model is not trained yet; first `toolkit finetune {demo.NAME} -o tuned`.")
     if folder.is_dir() and not options.get("adapter"):  # which may bring a head
         _trained(folder, options.get("task"), bool(options.get("allow_code")))
     return planning.plan(
