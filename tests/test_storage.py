@@ -133,6 +133,22 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         Path("/dev/full").write_text("a")
 
 
+def test_a_disk_that_fills_up_under_a_copy_is_named(tmp_path: Path) -> None:
+    """A file of the copy is /dev/full."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "file").write_text("content")
+    copy.mkdir()
+    storage.copy_folder(source, copy)
+    assert (copy / "inner" / "file").read_text() == "content"
+    if not os.access("/dev/full", os.W_OK):
+        pytest.skip("no /dev/full on this system")
+    (copy / "inner" / "file").unlink()
+    (copy / "inner" / "file").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="No space left"), storage.explained("writing", copy):
+        storage.copy_folder(source, copy)
+
+
 def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

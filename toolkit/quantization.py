@@ -27,7 +27,7 @@ from toolkit.errors import InputError, RefusedError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import score
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, explained, publish_folder, sha256_folder, sha256_path, write_json
+from toolkit.storage import check_output, copy_folder, explained, publish_folder, sha256_folder, sha256_path, write_json
 from toolkit.tasks.task import Task
 
 RECEIPT = "receipt.json"
@@ -337,7 +337,7 @@ def _publish(
     """The artifact, the table of sensitivity if there is one, and the receipts of all stages."""
     before = [receipt for receipt in receipts if receipt["key"] != finished.receipt["key"]]
     with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
-        shutil.copytree(finished.output, aside, dirs_exist_ok=True)
+        copy_folder(finished.output, aside)
         if table is not None:
             for path in table.output.iterdir():
                 shutil.copy(path, aside / path.name)

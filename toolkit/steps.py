@@ -9,7 +9,6 @@ import contextlib
 import functools
 import importlib
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -26,14 +25,14 @@ from toolkit.errors import InputError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.provenance import RECEIPT, trained_on
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, explained, publish_folder, sha256_path, write_json
+from toolkit.storage import check_output, copy_folder, explained, publish_folder, sha256_path, write_json
 from toolkit.training import pseudo_labels, trackers
 
 
 def publish(finished: Finished, output: Path, overwrite: bool, **facts: Any) -> dict[str, Any]:
     """Write a stage's output with its receipt, and `facts` in it; what the stage reports."""
     with explained("writing the output", output), publish_folder(output, replace=overwrite) as aside:
-        shutil.copytree(finished.output, aside, dirs_exist_ok=True)
+        copy_folder(finished.output, aside)
         write_json(aside / RECEIPT, {**finished.receipt, **facts})
     return {"output": str(output), **finished.report}
 

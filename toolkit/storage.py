@@ -113,6 +113,17 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise
 
 
+def copy_folder(source: Path, destination: Path) -> None:
+    """Copy what a folder holds into another, which exists. The first refusal of the operating system ends it and keeps
+    its number, which `shutil.copytree` turns into text."""
+    for path in sorted(source.rglob("*")):
+        copied = destination / path.relative_to(source)
+        if path.is_dir():
+            copied.mkdir(exist_ok=True)
+        else:
+            shutil.copy2(path, copied)
+
+
 def _sweep(destination: Path) -> None:
     """Remove what writers of `destination` that were killed left beside it."""
     for left in destination.parent.glob(f".{glob.escape(destination.name)}.partial-*"):
