@@ -1,13 +1,13 @@
 """Continual update: what a model forgets when it learns more, plain, with rehearsal, with EWC and with both.
 
-    python benchmarks/continual.py [--pairs mix source] [--mix 0.6 0.8] [--epochs 2] [--rehearsal 0.5 1]
+    python benchmarks/continual.py [--pairs mix source] [--mix 0.6 0.7 0.8] [--epochs 2] [--rehearsal 0.5 1]
         [--ewc 100]
 
 A model is fine-tuned on a first part of the demo's reviews and learns a second part by `toolkit finetune
 --continue-from`. All updates begin from the same checkpoint; the old score is that on the evaluation split of the first
 part. Two pairs of parts:
 
-- `mix`: halves of the film-review sentences, 60 (or 80) % of the first positive, as many of the second negative.
+- `mix`: halves of the film-review sentences, 60, 70 or 80 % of the first positive, as many of the second negative.
   No sentence tells which half it is from, so what the first half taught of how frequent a label is cannot hold on both.
   The mean recall of the two classes does not count it;
 - `source`: half of the sentences, and as many openings of longer reviews by others; as many positive as negative ones.
@@ -138,7 +138,7 @@ def main() -> None:
     """Train, update, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
-    parser.add_argument("--mix", type=float, nargs="+", default=[0.6, 0.8])
+    parser.add_argument("--mix", type=float, nargs="+", default=[0.6, 0.7, 0.8])
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rehearsal", type=float, nargs="+", default=[0.5, 1.0])
     parser.add_argument("--ewc", type=float, default=100.0)
