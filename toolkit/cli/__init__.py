@@ -24,6 +24,8 @@ _VERBS = {
     "quantize": "Quantize an exported artifact, or a checkpoint for an engine.",
     "bench": "Measure a bundle's latency, cold start and memory.",
     "inspect": "Show what a model or a bundle is.",
+    "check": "Compare two builds of a model from the raw example to the label.",
+    "bisect": "Name the layer in which two builds of a model part.",
     "verify": "Check a bundle's hashes and replay its golden examples.",
     "targets": "List, show and lint hardware profiles.",
     "doctor": "Show what is installed and what is missing.",

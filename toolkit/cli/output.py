@@ -40,6 +40,14 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) 
     console().print(table)
 
 
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Any]:
+    """One bar on stderr; what is yielded takes how much is done and how much there is."""
+    with ProgressReporter() as reporter:
+        reporter.started(title)
+        yield lambda done, total: reporter.progress(title, done, total, "")
+
+
 class ProgressReporter:
     """One bar per running stage, one line per finished one, on stderr."""
 

@@ -2,6 +2,7 @@
 
     METHODS                                                     engine → methods of quantization that it can run
     export(checkpoint, output, parameters, context) -> dict     the float artifact and its description
+    describe(path, precision, engine) -> dict                   the description of a file, from itself alone
     layers(source, artifact) -> dict                            its layers that can be quantized, and their bytes
     quantize(source, output, artifact, parameters, inputs)      the same in fewer bits: its description, and a report
 
@@ -26,6 +27,8 @@ class FormatModule(Protocol):
     METHODS: dict[str, tuple[str, ...]]
 
     def export(self, checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]: ...
+
+    def describe(self, path: Path, precision: str, engine: str) -> dict[str, Any]: ...
 
     def layers(self, source: Path, artifact: dict[str, Any]) -> dict[str, int]: ...
 

@@ -35,7 +35,7 @@ def compact(path: Path) -> None:
             buffer.data, buffer.offset, buffer.size = list(data), 0, 0
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            tensor.name = short_name(tensor.name.decode()).encode()
+            tensor.name = ";".join(short_names(tensor.name.decode())).encode()
     with _shared(schema):
         tables = flatbuffer_utils.convert_object_to_bytearray(model)
     end = _aligned(len(tables))
@@ -78,10 +78,20 @@ def _aligned(offset: int) -> int:
 def short_name(name: str) -> str:
     """A tensor's name with the attributes of the modules that it came from, without their classes.
 
-    `a.b.BertModel_bert/a.b.BertEncoder_encoder/add;` → `bert/encoder/add`.
+    `a.b.BertModel_bert/a.b.BertEncoder_encoder/add;` → `bert/encoder/add`. Of operators that became one, the first's.
     """
+    return next(iter(short_names(name)), "")
+
+
+def short_names(name: str) -> list[str]:
+    """The names of all operators that became the one that computes a tensor, each once, shortened."""
+    found = [_shortened(part) for part in name.split(";") if not part.isdigit()]
+    return list(dict.fromkeys(each for each in found if each))
+
+
+def _shortened(name: str) -> str:
     parts = []
-    for part in name.partition(";")[0].split("/"):
+    for part in name.split("/"):
         last = part.rpartition(".")[2]
         _, sign, attribute = last.partition("_")
         parts.append(attribute if "." in part and sign and last[:1].isupper() else last)

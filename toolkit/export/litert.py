@@ -189,7 +189,7 @@ def minimum_versions(level: str) -> dict[str, str]:
     raise InputError(f"No released LiteRT runtime covers level {level}.")
 
 
-def describe(path: Path, precision: str) -> dict[str, Any]:
+def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, Any]:
     """The artifact description of a LiteRT file, from its flatbuffer alone."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -215,7 +215,7 @@ def describe(path: Path, precision: str) -> dict[str, Any]:
     graph = model.subgraphs[longest.subgraphIndex]
     return {
         "format": "litert",
-        "engine": "litert",
+        "engine": engine,
         "path": path.name,
         "precision": precision,
         "size_bytes": path.stat().st_size,

@@ -45,6 +45,11 @@ class Encoder(ABC):
     def __call__(self, example: Any) -> Arrays:
         """The inputs of one example. Raises InputError for one that cannot be read."""
 
+    def steps(self, example: Any) -> dict[str, Any]:
+        """What each step on the way to the inputs makes of an example, arrays by the step's name, in order: for
+        comparing two encoders. The last step, the inputs themselves, is not among them."""
+        return {}
+
     @abstractmethod
     def sample(self, rows: int, length: int | None = None) -> Arrays:
         """Inputs of the right shape and dtype for a graph to be traced with; `length` where examples have one."""

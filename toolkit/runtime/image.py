@@ -209,6 +209,11 @@ class ImageEncoder(Encoder):
         pixels = decode(example, self.spec["channels"])
         return cropped(resized(pixels, self.spec["resize"], self.spec["resample"]), self.spec["crop"])
 
+    def steps(self, example: Any) -> dict[str, Any]:
+        decoded = decode(example, self.spec["channels"])
+        scaled = resized(decoded, self.spec["resize"], self.spec["resample"])
+        return {"decode": decoded, "resize": scaled, "crop": cropped(scaled, self.spec["crop"])}
+
     def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels as the model's values, float32[channels, height, width]."""
         channels = [self._values[channel][pixels[:, :, channel]] for channel in range(self.spec["channels"])]

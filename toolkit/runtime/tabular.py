@@ -74,6 +74,14 @@ class RowEncoder(Encoder):
         indicators = sum(bool(values.get("indicator")) for values in self.numeric.values())
         return len(self.numeric) + indicators + sum(map(len, self.categorical.values()))
 
+    def steps(self, example: Any) -> dict[str, Any]:
+        """The features of each column."""
+        features = self(example)[self.name][0]
+        widths = {c: 2 if values.get("indicator") else 1 for c, values in self.numeric.items()}
+        widths |= {column: len(values) for column, values in self.categorical.items()}
+        ends = np.cumsum(list(widths.values()))
+        return {f"column {c}": part for c, part in zip(widths, np.split(features, ends[:-1]), strict=True)}
+
     def __call__(self, example: Any) -> Arrays:
         if not isinstance(example, Mapping):
             raise InputError(f"A row is a mapping of columns to values; got {type(example).__name__}.")

@@ -51,6 +51,7 @@ class TextEncoder(Encoder):
         if lengths:
             max_length = min(max_length, lengths[-1])
         self._tokenizer.enable_truncation(max_length, direction=truncation_side)
+        self._truncation_side = truncation_side
         self._inputs = tuple(inputs)
         self.padding = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": pad_type_id}
         self._lengths = tuple(lengths) if lengths else None
@@ -62,6 +63,14 @@ class TextEncoder(Encoder):
         if self._tokenizer.get_vocab_size(with_added_tokens=False) == 0:
             return 0
         return int(self._tokenizer.get_vocab_size())
+
+    def steps(self, example: Any) -> dict[str, Any]:
+        self._tokenizer.no_truncation()
+        try:
+            whole = self._encode(example)
+        finally:
+            self._tokenizer.enable_truncation(self.max_length, direction=self._truncation_side)
+        return {"tokenize": np.asarray(whole.ids), "truncate": np.asarray(self.ids(example))}
 
     def ids(self, example: Any) -> list[int]:
         """Token ids of one example, truncated to the model's length."""

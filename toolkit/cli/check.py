@@ -1,0 +1,53 @@
+"""`toolkit check`."""
+
+from __future__ import annotations
+
+import click
+
+from toolkit.cli import output
+
+
+@click.command(name="check")
+@click.argument("first")
+@click.argument("second")
+@click.option("--data", help="Raw examples: a file or folder as for `convert`. Without it, a bundle's golden examples.")
+@click.option("--column", help="The column of the examples, where it is not found by name.")
+@click.option("--examples", default=64, show_default=True, type=click.IntRange(1), help="How many, at most.")
+@click.option("--task", help="What the models do, where their folders do not say.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    first: str, second: str, data: str | None, column: str | None, examples: int, task: str | None, as_json: bool
+) -> None:
+    """Compare two builds of a model step by step, from the raw example to the label.
+
+    FIRST is right by definition, SECOND is what is looked at: checkpoints, artifact folders, bundles; SECOND also an
+    .onnx or .tflite file, which is then fed as FIRST is. Names the first step that differs.
+
+    \b
+    Example:
+      toolkit check tuned/ demo-host --data reviews.csv
+    """
+    from pathlib import Path
+
+    from toolkit import builds
+    from toolkit import check as checks
+    from toolkit.errors import RefusedError
+
+    expected = builds.open_build(Path(first), task)
+    found = builds.open_build(Path(second), task, like=expected)
+    raw = builds.examples_for(expected, found, Path(data) if data else None, column, examples)
+    with output.progress_bar("comparing") as progress:
+        result = checks.check(expected, found, raw, progress)
+    if as_json:
+        output.print_json(result.as_dict())
+    else:
+        rows = [
+            (step.name, "same" if not step.differ else f"differs in {step.differ} of {step.examples}", step.what)
+            for step in result.steps
+        ]
+        output.print_table(f"{second} beside {first}", ("step", "", "what"), rows)
+        click.echo(f"{result.changed} of {result.examples} answers change from end to end.")
+    if result.first is not None:
+        step = result.first
+        hint = f" `toolkit bisect {first} {second}` says in which layer." if step.name == checks.MODEL else ""
+        raise RefusedError(f"The builds part at the step '{step.name}': {step.what}.{hint}")
