@@ -196,8 +196,8 @@ def difference(expected: Sequence[Arrays], found: Sequence[Arrays], name: str, o
 def aliases(first: Sequence[str], second: Sequence[str]) -> dict[str, str]:
     """The modules of `second` by their names in `first`.
 
-    An exporter may wrap a model, so that all names begin with a part or two more, and leave out containers that are never
-    called, as lists of layers are.
+    An exporter may wrap a model, so that all names begin with a part or two more, and leave out containers that are
+    never called, as lists of layers are.
     """
     called = set(first)
     short: dict[str, list[str]] = {}
