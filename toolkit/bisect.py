@@ -138,6 +138,8 @@ def bisect(
         alone.append(second.run(inputs, list(names.values()), {}))
         progress(len(expected) + len(alone), total)
     names = {a: b for a, b in names.items() if all(fits(e[a], r[b]) for e, r in zip(expected, alone, strict=True))}
+    last = channels_last(names, expected, alone)
+    alone = [_as_first(values, last) for values in alone]
     folded = _folded(first, names)
     names = {folded.get(a, a): b for a, b in names.items()}
     if not names:
@@ -147,7 +149,8 @@ def bisect(
         )
     wanted = list(names.values())
     for inputs, values in zip(examples, expected, strict=True):
-        forced.append(second.run(inputs, wanted, {b: values[a] for a, b in names.items()}))
+        given = {b: _as_second(values[a]) if b in last else values[a] for a, b in names.items()}
+        forced.append(_as_first(second.run(inputs, wanted, given), last))
         progress(len(expected) + len(alone) + len(forced), total)
     order = [name for name in first.modules if name in names]
     holds, unmatched = _held(list(first.modules), order)
@@ -189,7 +192,7 @@ def write_plot(found: Bisection, path: Path) -> None:
 def difference(expected: Sequence[Arrays], found: Sequence[Arrays], name: str, other: str) -> Difference:
     sums = _Sums()
     for right, said in zip(expected, found, strict=True):
-        sums.add(right[name], like(said[other], right[name].shape))
+        sums.add(right[name], said[other].reshape(right[name].shape))
     return sums.difference()
 
 
@@ -229,18 +232,50 @@ def aliases(first: Sequence[str], second: Sequence[str]) -> dict[str, str]:
 
 def fits(value: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether two values can be of one module: as many numbers, in one order or with channels last."""
-    if value.shape == other.shape or value.ndim == 4 == other.ndim:
-        return value.shape == other.shape or tuple(value.shape[i] for i in (0, 2, 3, 1)) == other.shape
+    if value.ndim == 4 == other.ndim:
+        return other.shape in (value.shape, _as_second(value).shape)
     return value.size == other.size and value.shape[-1] == other.shape[-1]
 
 
-def like(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A value in the layout that PyTorch has: channels from the end to the second place."""
-    if value.shape == shape:
-        return value
-    if value.ndim == 4 and tuple(value.shape[i] for i in (0, 3, 1, 2)) == shape:
-        return value.transpose(0, 3, 1, 2)
-    return value.reshape(shape)
+def channels_last(names: Mapping[str, str], expected: Sequence[Arrays], alone: Sequence[Arrays]) -> set[str]:
+    """The modules of the second model whose images have their channels behind height and width.
+
+    Where the shape does not tell, the layout is the one in which the values are alike; where they are not, that of the
+    model's other images.
+    """
+    found, unsure = set(), []
+    certain = [0, 0]
+    for name, other in names.items():
+        mine, value = expected[0][name], alone[0][other]
+        if mine.ndim != 4 or value.ndim != 4:
+            continue
+        kept, moved = value.shape == mine.shape, value.shape == _as_second(mine).shape
+        if kept and moved:
+            unsure.append((name, other))
+        else:
+            certain[moved] += 1
+            found |= {other} if moved else set()
+    for name, other in unsure:
+        mine, value = expected[0][name], alone[0][other]
+        ratios = []
+        for candidate in (value, value.transpose(0, 3, 1, 2)):
+            sums = _Sums()
+            sums.add(mine, candidate)
+            ratios.append(sums.difference().sqnr_db)
+        alike = max(ratios) > FLOOR_DB["bf16"]
+        if ratios[1] > ratios[0] if alike else certain[1] > certain[0]:
+            found.add(other)
+    return found
+
+
+def _as_second(value: NDArray[Any]) -> NDArray[Any]:
+    """An image's channels behind its height and width."""
+    return value.transpose(0, 2, 3, 1)
+
+
+def _as_first(values: Arrays, last: set[str]) -> Arrays:
+    """Values in PyTorch's layout; those of `last` have their channels at the end."""
+    return {name: value.transpose(0, 3, 1, 2) if name in last else value for name, value in values.items()}
 
 
 def _folded(first: Probe, names: Mapping[str, str]) -> dict[str, str]:

@@ -78,8 +78,9 @@ class Build:
         self.engine.close()
 
 
-def open_build(path: Path, task: str | None = None, like: Build | None = None) -> Build:
-    """The build at a path. `like` lends a model file its preprocessing and its labels. Raises InputError."""
+def open_build(path: Path, task: str | None = None, like: Build | None = None, allow_code: bool = False) -> Build:
+    """The build at a path. `like` lends a model file its preprocessing and its labels; `allow_code` lets a checkpoint
+    run the network that it brings. Raises InputError."""
     if path.is_file():
         return _file(path, like)
     if (path / manifests.FILE_NAME).is_file():
@@ -88,6 +89,7 @@ def open_build(path: Path, task: str | None = None, like: Build | None = None) -
         return _artifact(path, task)
     if not path.exists():
         raise InputError(f"{path} does not exist.")
+    checkpoints.refuse_code(path, allow_code)
     return _checkpoint(path, task)
 
 

@@ -16,6 +16,7 @@ from toolkit.cli import output
 @click.option("--task", help="What the models do, where their folders do not say.")
 @click.option("--all", "every", is_flag=True, help="Print every layer, not only those around a difference.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write a plot of the layers to this .svg file.")
+@click.option("--allow-code", is_flag=True, help="Run the network that a checkpoint brings as Python code.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     first: str,
@@ -26,6 +27,7 @@ def command(
     task: str | None,
     every: bool,
     plot: str | None,
+    allow_code: bool,
     as_json: bool,
 ) -> None:
     """Name the first layer in which two builds of a model part.
@@ -43,8 +45,8 @@ def command(
     from toolkit import builds
     from toolkit.errors import RefusedError
 
-    expected = builds.open_build(Path(first), task)
-    found = builds.open_build(Path(second), task, like=expected)
+    expected = builds.open_build(Path(first), task, allow_code=allow_code)
+    found = builds.open_build(Path(second), task, like=expected, allow_code=allow_code)
     raw = builds.examples_for(expected, found, Path(data) if data else None, column, examples)
     probes = expected.probe(), found.probe()
     with output.progress_bar("comparing layers") as progress:

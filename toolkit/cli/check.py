@@ -14,9 +14,17 @@ from toolkit.cli import output
 @click.option("--column", help="The column of the examples, where it is not found by name.")
 @click.option("--examples", default=64, show_default=True, type=click.IntRange(1), help="How many, at most.")
 @click.option("--task", help="What the models do, where their folders do not say.")
+@click.option("--allow-code", is_flag=True, help="Run the network that a checkpoint brings as Python code.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    first: str, second: str, data: str | None, column: str | None, examples: int, task: str | None, as_json: bool
+    first: str,
+    second: str,
+    data: str | None,
+    column: str | None,
+    examples: int,
+    task: str | None,
+    allow_code: bool,
+    as_json: bool,
 ) -> None:
     """Compare two builds of a model step by step, from the raw example to the label.
 
@@ -33,8 +41,8 @@ def command(
     from toolkit import check as checks
     from toolkit.errors import RefusedError
 
-    expected = builds.open_build(Path(first), task)
-    found = builds.open_build(Path(second), task, like=expected)
+    expected = builds.open_build(Path(first), task, allow_code=allow_code)
+    found = builds.open_build(Path(second), task, like=expected, allow_code=allow_code)
     raw = builds.examples_for(expected, found, Path(data) if data else None, column, examples)
     with output.progress_bar("comparing") as progress:
         result = checks.check(expected, found, raw, progress)

@@ -91,7 +91,7 @@ class LitertProbe:
         for name, details in runner.get_input_details().items():
             if name.startswith(_GIVEN):
                 tensor = graph.tensors[places[name.removeprefix(_GIVEN)][0]]
-                value = placed(np.asarray(given[name.removeprefix(_GIVEN)]), [int(size) for size in tensor.shape])
+                value = np.asarray(given[name.removeprefix(_GIVEN)]).reshape([int(size) for size in tensor.shape])
                 feeds[name] = _stored(value, tensor, details["dtype"])
             else:
                 feeds[name] = inputs[name].astype(details["dtype"])
@@ -169,15 +169,6 @@ def owner(name: str) -> str:
     names of all: it is in the innermost module that holds them."""
     paths = [path.replace("/", ".") for path in short_names(name)]
     return (common(paths) or "") if any("." in path for path in paths) else ""
-
-
-def placed(value: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
-    """A value in the layout of another format: the same numbers, or channels moved to the end."""
-    if list(value.shape) == list(shape):
-        return value
-    if value.ndim == 4 and [value.shape[i] for i in (0, 2, 3, 1)] == list(shape):
-        return value.transpose(0, 2, 3, 1)
-    return value.reshape(tuple(shape))
 
 
 def _stored(value: NDArray[Any], tensor: Any, dtype: Any) -> NDArray[Any]:
