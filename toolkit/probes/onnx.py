@@ -22,6 +22,8 @@ _FLOATS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}  #
 # Names that torch's former exporter gave: /bert/encoder/layer.0/attention/self/query/MatMul
 _PATH = re.compile(r"^/(.+)/[A-Za-z]\w*$")
 
+_INNER = re.compile(r"^val_\d+$")  # what torch's exporter calls tensors that PyTorch has not
+
 
 def open_probe(path: Path) -> OnnxProbe:
     """The model of a file. Raises InputError."""
@@ -148,11 +150,8 @@ def scope(node: Any) -> str | None:
 
 def _is_inner(node: Any, name: str) -> bool:
     """Whether a tensor lies inside what was one operation in PyTorch, as a product to which the bias is added later,
-    maybe by an operator that an optimizer made of several. The last one of an operation is called like it."""
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            return bool(ast.literal_eval(entry.value)[-1] != name)
-    return False
+    maybe by an operator that an optimizer made of several. The last one of an operation has a name of its own."""
+    return any(entry.key == _SCOPES for entry in node.metadata_props) and bool(_INNER.match(name))
 
 
 def scopes(model: Any) -> list[str]:
