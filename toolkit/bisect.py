@@ -131,12 +131,12 @@ def bisect(
     total = 3 * len(examples)
     expected, alone, forced = [], [], []
     for inputs in examples:
-        expected.append(first.run(inputs, [], {}))
+        expected.append(first.run(inputs, None, {}))
         progress(len(expected), total)
-    names = aliases(list(first.modules), list(second.modules))
     for inputs in examples:
-        alone.append(second.run(inputs, list(names.values()), {}))
+        alone.append(second.run(inputs, None, {}))
         progress(len(expected) + len(alone), total)
+    names = aliases(list(first.modules), list(second.modules))
     names = {a: b for a, b in names.items() if all(fits(e[a], r[b]) for e, r in zip(expected, alone, strict=True))}
     last = channels_last(names, expected, alone)
     alone = [_as_first(values, last) for values in alone]

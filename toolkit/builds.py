@@ -189,9 +189,16 @@ def _precision(path: Path) -> str:
     return "bf16" if onnx.TensorProto.BFLOAT16 in kinds else "fp32"
 
 
+def check_tasks(first: Build, second: Build) -> None:
+    """Refuse builds that are not for one task. Raises InputError."""
+    if first.task.NAME != second.task.NAME:
+        raise InputError(f"{first.name} is for {first.task.NAME}, {second.name} for {second.task.NAME}.")
+
+
 def examples_for(first: Build, second: Build, data: Path | None, column: str | None, most: int) -> list[Any]:
     """At most `most` raw examples to compare two builds on: of a data file, or the golden ones of a bundle. Raises
     InputError."""
+    check_tasks(first, second)
     if data is not None:
         first.task.check_data(data)
         found = list(itertools.islice(first.task.unlabeled(data, column), most))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toolkit import answers
 from toolkit.bisect import FLOOR_DB, Difference, difference
-from toolkit.builds import MASK, Build, borrowed
+from toolkit.builds import MASK, Build, borrowed, check_tasks
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
 
@@ -77,8 +77,7 @@ def check(
     """Run raw examples through both builds. Raises InputError if they are not for one task."""
     if not examples:
         raise InputError("There are no examples to compare the builds on.")
-    if first.task.NAME != second.task.NAME:
-        raise InputError(f"{first.name} is for {first.task.NAME}, {second.name} for {second.task.NAME}.")
+    check_tasks(first, second)
     steps: dict[str, Step] = {}
     pairs: list[tuple[Arrays, Arrays]] = []
     for number, example in enumerate(examples):

@@ -26,12 +26,12 @@ class Probe(Protocol):
     @property
     def modules(self) -> dict[str, str]:
         """The modules whose values this model has, in the order in which they are computed: name → what it is (a
-        class, an operator)."""
+        class, an operator). Of a checkpoint it is known after a run."""
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str], given: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None, given: Mapping[str, NDArray[Any]]
     ) -> Arrays:
-        """The values of the modules `wanted` and of the output, float32, for one example.
+        """The values of the modules `wanted` (None: of all) and of the output, float32, for one example.
 
         Behind each module of `given` the model goes on with that value; what is returned is what the module itself
         computed.

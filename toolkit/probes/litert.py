@@ -79,13 +79,14 @@ class LitertProbe:
         return found
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str], given: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None, given: Mapping[str, NDArray[Any]]
     ) -> Arrays:
         only = signature_name(None)
         key = only if only in self._graphs else signature_name(next(iter(inputs.values())).shape[1])
         if key not in self._graphs:
             raise InputError(f"The LiteRT file has no signature '{key}' (it has {', '.join(sorted(self._graphs))}).")
         places, graph = self._places[key], self._model.subgraphs[self._graphs[key].subgraphIndex]
+        wanted = list(places) if wanted is None else wanted
         runner = self._runner(key, tuple(wanted), tuple(given))
         feeds = {}
         for name, details in runner.get_input_details().items():

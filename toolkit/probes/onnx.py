@@ -49,9 +49,10 @@ class OnnxProbe:
         return {name: kind for name, (_, kind) in self._places.items()}
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str], given: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None, given: Mapping[str, NDArray[Any]]
     ) -> Arrays:
         output = self._model.graph.output[0].name
+        wanted = list(self._places) if wanted is None else wanted
         tensors = {name: self._places[name][0] for name in wanted}
         replaced = {self._places[name][0]: value for name, value in given.items()}
         session = self._session(tuple(dict.fromkeys([*tensors.values(), output])), tuple(sorted(replaced)))

@@ -38,7 +38,7 @@ class TorchProbe:
         return self._modules
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str], given: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None, given: Mapping[str, NDArray[Any]]
     ) -> Arrays:
         calls: Counter[str] = Counter()
         found: Arrays = {}
@@ -68,7 +68,7 @@ class TorchProbe:
                 handle.remove()
         kinds = {name: type(module).__name__ for name, module in named}
         self._modules = {name: kinds[name] for name in found if calls[name] == 1}
-        return {name: found[name] for name in (wanted or self._modules)} | {OUTPUT: output}
+        return {name: found[name] for name in (self._modules if wanted is None else wanted)} | {OUTPUT: output}
 
     def close(self) -> None:
         del self.model
