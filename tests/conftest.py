@@ -28,6 +28,11 @@ TRAINING: dict[str, Any] = {"epochs": 2, "learning_rate": 5e-4}
 TRAINING_OPTIONS = ("--epochs", "2", "--learning-rate", "5e-4")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """All tests share one stage cache, never the user's: a fresh one, or `$TOOLKIT_TEST_CACHE` to repeat quickly."""
