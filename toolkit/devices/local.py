@@ -19,6 +19,7 @@ NAME = "local"
 _KNOWN_ISA = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+    "sme",
 )  # fmt: skip
 
 
@@ -111,12 +112,16 @@ def as_target() -> Target:
             }
         ),
         gpu=target.Gpu.model_validate(gpu) if gpu else None,
-        memory=target.Memory(ram_gb=memory, bandwidth_gb_per_s=None),
+        memory=target.Memory(ram_gb=memory),
         engines=[
             target.EngineSupport.model_validate({"name": name, "precisions": ["fp32", "int8"]})
             for name in ("litert", "onnxruntime")
         ],
-        sources=[target.Source(covers=["cpu", "gpu", "memory"], source="read from this machine", confidence="read")],
+        sources=[
+            target.Source(
+                covers=["cpu", "memory", *(["gpu"] if gpu else [])], source="read from this machine", confidence="read"
+            )
+        ],
     )
 
 
