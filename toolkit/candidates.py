@@ -297,8 +297,8 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
         changes = class_changes(reference, said, task.truth(examples), names, workshop.recipe.seed)
         candidate.verdicts.append(classes.check(changes, allowed))
     candidate.verdicts += [
-        size.check(candidate.artifact["size_bytes"], budgets.max_size_mb),
-        memory.check(candidate.peak_rss_bytes, budgets.max_memory_mb),
+        size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")),
+        memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")),
     ]
 
 
@@ -378,7 +378,7 @@ def judge_speed(workshop: Workshop, candidates: list[Candidate]) -> None:
             against = compare(candidate.times, sibling.times, workshop.recipe.seed)
         candidate.verdicts += [
             speed.check(candidate.latency, sibling.latency if sibling else None, against),
-            speed.check_budget(candidate.latency, workshop.recipe.budgets.max_latency_ms),
+            speed.check_budget(candidate.latency, *workshop.recipe.budgets.of("max_latency_ms")),
         ]
 
 

@@ -53,6 +53,7 @@ def summarize(
         "task": workshop.recipe.task,
         "accepted": accepted,
         "chosen": winner.name,
+        "budgets": workshop.recipe.budgets.model_dump(exclude_none=True),
         "validation_rung": "L2" if winner.plan.engine == "tensorrt" else None,
         "score": {
             "name": winner.metrics["score_name"],

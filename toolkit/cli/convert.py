@@ -134,6 +134,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         report.before_and_after(summary),
     )
     click.echo(f"Latency: {summary['latency']['how']}.")
+    for limit, given_by in summary["budgets"]["given_by"].items():
+        click.echo(f"Budget: {given_by}, which is {summary['budgets'][limit]:g}; the target's profile sets it.")
     found = summary["compression"]
     if found:
         click.echo()

@@ -5,7 +5,7 @@ finds what a schema cannot see, `compare.py` and `draft.py` are behind `toolkit 
 """
 
 from toolkit.shipped import targets_folder
-from toolkit.target.files import aliases, available, families, load_file, narrowed, resolve
+from toolkit.target.files import aliases, available, families, load_file, narrowed, resolve, split_image
 from toolkit.target.lint import lint
 from toolkit.target.schema import (
     HOST,
@@ -58,5 +58,6 @@ __all__ = [
     "load_file",
     "narrowed",
     "resolve",
+    "split_image",
     "targets_folder",
 ]

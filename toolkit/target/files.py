@@ -48,7 +48,7 @@ def _with_family(data: dict[str, Any], path: Path, lines: strict_yaml.Lines) -> 
 
 def available() -> dict[str, Path]:
     """Profile name → file of all shipped profiles."""
-    return {path.stem: path for path in sorted(shipped.targets_folder().glob("*.yaml"))}
+    return {path.stem: path for path in sorted(shipped.targets_folder().glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def aliases() -> dict[str, str]:
@@ -68,9 +68,15 @@ def resolve(name: str) -> Target:
 
     Raises InputError for an unknown name, suggesting the nearest.
     """
-    name, at, image = name.partition("@")
+    name, image = split_image(name)
     found = _named(name)
-    return narrowed(found, image) if at else found
+    return found if image is None else narrowed(found, image)
+
+
+def split_image(name: str) -> tuple[str, str | None]:
+    """NAME@IMAGE in its parts; None if no image is named. The path of a profile may have an @ in it."""
+    head, at, image = name.rpartition("@")
+    return (head, image) if at and not image.endswith((".yaml", ".yml")) else (name, None)
 
 
 def _named(name: str) -> Target:
