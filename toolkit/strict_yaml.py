@@ -57,6 +57,29 @@ def load(model: type[M], path: Path, what: str) -> M:
     return validate(model, data, path, lines)
 
 
+def dump(data: Any) -> str:
+    """Data as YAML for people: keys in their order, plain lists on one line, whole numbers without a point."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # equal parts are written out each time
+
+
+def _list(dumper: _Dumper, values: list[Any]) -> yaml.Node:
+    plain = all(isinstance(value, int | float) or (isinstance(value, str) and len(value) < 30) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain)
+
+
+def _float(dumper: _Dumper, value: float) -> yaml.Node:
+    return dumper.represent_int(int(value)) if value.is_integer() else dumper.represent_float(value)
+
+
+_Dumper.add_representer(list, _list)
+_Dumper.add_representer(float, _float)
+
+
 def _key_lines(node: yaml.Node, prefix: tuple[str | int, ...] = ()) -> Lines:
     """Line number (from 1) of every key and list item of a YAML document, by its path."""
     lines: Lines = {prefix: node.start_mark.line + 1}

@@ -25,7 +25,7 @@ _VERBS = {
     "bench": "Measure a bundle's latency, cold start and memory.",
     "inspect": "Show what a model or a bundle is.",
     "verify": "Check a bundle's hashes and replay its golden examples.",
-    "targets": "List, show and lint hardware profiles.",
+    "targets": "List, show, compare and start hardware profiles.",
     "doctor": "Show what is installed and what is missing.",
 }
 

@@ -39,8 +39,7 @@ class Cpu(_Strict):
         description="Instruction set architecture"
     )
     isa: list[str] = Field(
-        description="Vector extensions that inference kernels choose by: avx2, avx512f, avx512_vnni, "
-        "amx_int8, asimd, asimddp (dot product), i8mm, …"
+        description="Vector extensions that kernels choose by, as Linux spells them (avx2, asimddp, i8mm, …)"
     )
     cores: int = Field(gt=0, description="Cores that a model may use (of a mixed CPU: all of them)")
     clock_mhz: int | None = Field(None, gt=0, description="Sustained clock of the fastest cores")
