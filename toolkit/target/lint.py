@@ -46,7 +46,7 @@ def lint(path: Path) -> list[str]:
         if other.rules is not None and other.rules not in rules.names()
     ]
     problems += _image_fits(target)
-    return [f"{path}:1: {problem}" for problem in problems]
+    return [f"{path}:1: {problem}" for problem in dict.fromkeys(problems)]
 
 
 def _keys(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
