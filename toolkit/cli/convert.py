@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     default="host",
     show_default=True,
     metavar="NAME",
-    help="Hardware profile, alias or .yaml file.",
+    help="Hardware profile, alias or .yaml file; NAME@IMAGE for one image of it.",
 )
 @options.data_options
 @click.option("-o", "--output", metavar="FOLDER", help="The bundle.  [default: MODEL-TARGET]")
