@@ -190,6 +190,21 @@ def test_gates_say_whose_budget_it_is() -> None:
     assert speed.check_budget(latency, *budgets.of("max_latency_ms")).reason == "4.00 ms (--max-latency 3 ms)"
 
 
+def test_a_latency_budget_where_no_latency_can_be_told(trained: Path, data: Path) -> None:
+    with pytest.raises(InputError, match="--max-latency 5 ms: no latency on 'apple-m1' can be told"):
+        plan(trained, data, target="apple-m1", max_latency_ms=5.0)
+    assert plan(trained, data, target="apple-m1").recipe.candidates
+    assert plan(trained, data, target="pi5", max_latency_ms=5.0).recipe.candidates
+    assert plan(trained, data, target="host", max_latency_ms=5.0).recipe.candidates
+
+
+def test_a_latency_that_is_not_known_keeps_to_no_budget() -> None:
+    assert speed.check_budget(None, None).passed
+    refused = speed.check_budget(None, 5)
+    assert not refused.passed
+    assert refused.reason == "not known (--max-latency 5 ms)"
+
+
 def test_dry_run_says_where_a_budget_comes_from(trained: Path, data: Path, board: Path, tmp_path: Path) -> None:
     arguments = ["convert", trained, "--data", data, "--cache-dir", tmp_path / "cache", "-o", tmp_path / "out"]
     done = run_toolkit(*arguments, "--target", board, "--dry-run")

@@ -140,6 +140,8 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
     recipe.candidates(target)  # refuses a target that nothing can be made for before anything is fetched
+    if given is None:
+        check_latency(budgets_of(options, target), target)
     score.parse(options.min_score)
     trackers.check(options.track)
     model = Path(options.model.rpartition(":")[2]).resolve().name
@@ -273,6 +275,17 @@ def budgets_of(options: Options, target: Target) -> recipe.Budgets:
         **own,
         given_by={limit: f"{limit} of {target.name}" for limit in own},
     )
+
+
+def check_latency(budgets: recipe.Budgets, target: Target) -> None:
+    """Refuse a latency budget for a target whose latency can neither be measured here nor estimated."""
+    most, given_by = budgets.of("max_latency_ms")
+    rates = [target.peaks[engine.processor] for engine in target.engines if engine.processor in target.peaks]
+    if most is not None and not rates and not local.stands_for(target):
+        raise InputError(
+            f"{given_by} {most:g} ms: no latency on '{target.name}' can be told. It is not this machine, and its "
+            "profile has no peak rates of what runs the model."
+        )
 
 
 def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:

@@ -135,7 +135,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
     click.echo(f"Latency: {summary['latency']['how']}.")
     for limit, given_by in summary["budgets"]["given_by"].items():
-        click.echo(f"Budget: {given_by}, which is {summary['budgets'][limit]:g}; the target's profile sets it.")
+        click.echo(f"Budget from the target's profile: {given_by} is {summary['budgets'][limit]:g}.")
     found = summary["compression"]
     if found:
         click.echo()
