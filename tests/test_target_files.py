@@ -255,3 +255,21 @@ def test_lint_misses_the_sources_of_a_shipped_profile(name: str, folder: Path) -
     head = text.partition("sources:\n")[0]
     path.write_text(head + "sources:\n  - {covers: [title], source: none, confidence: recalled}\n", encoding="utf-8")
     assert any("no source covers the number" in problem for problem in target.lint(path))
+
+
+def test_what_profiles_share_is_used_and_sound() -> None:
+    assert target.lint_shared() == []
+
+
+def test_lint_finds_what_nothing_uses_and_a_faulty_table(folder: Path) -> None:
+    (folder / "families" / "lonely.yaml").write_text("kind: board\n", encoding="utf-8")
+    change(folder / "shared" / "traps.yaml", "traps:\n", "traps:\n  not-used: {text: x, source: y, confidence: read}\n")
+    idle = "limits:\n  idle: {statement: a, instead: b, source: c, confidence: read}\n"
+    change(folder / "shared" / "limits.yaml", "limits:\n", idle)
+    change(folder / "rules" / "dla.yaml", "name: dla", "name: other")
+    assert [problem.partition(":1: ")[2] for problem in target.lint_shared()] == [
+        "name 'other' differs from the file name",
+        *(f"no rule table names '{name}'" for name in ("idle", "dla-fp16-int8", "dla-releases", "dla-loadables")),
+        "no profile names 'not-used'",
+        "no profile names 'lonely'",
+    ]

@@ -106,7 +106,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 @command.command(name="lint")
 @click.argument("files", nargs=-1)
 def lint(files: tuple[str, ...]) -> None:
-    """Check profile FILES, by default all shipped ones: schema, sources, rules."""
+    """Check profile FILES: schema, sources, rules; by default all shipped ones and what they share."""
     from toolkit import target as targets
     from toolkit.errors import InputError
 
@@ -114,6 +114,7 @@ def lint(files: tuple[str, ...]) -> None:
     problems = [problem for path in paths for problem in targets.lint(path)]
     if not files:
         targets.aliases()
+        problems += targets.lint_shared()
     if problems:
         raise InputError("\n".join(problems))
     click.echo(f"{len(paths)} profiles are clean.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -75,7 +74,6 @@ def opset_and_ir() -> tuple[int, int]:
 
 
 def _imports() -> tuple[Any, Any]:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnx
         import onnx.defs

@@ -98,6 +98,7 @@ class Table(_Strict):
     refused_domains: list[str] = Field(default_factory=list, description="Domains of which no operator is taken")
     constraints: list[Constraint] = Field(default_factory=list, description="What every node must keep to")
     limits: list[str] = Field(default_factory=list, description="Names of rules in shared/limits.yaml")
+    accepts: list[str] = Field(default_factory=list, description="Forms of quantization that were tried and taken")
     operators: dict[str, OperatorRule] = Field(
         description="By name; those of other domains as DOMAIN:NAME, e.g. com.microsoft:FusedGemm"
     )

@@ -6,7 +6,7 @@ finds what a schema cannot see, `compare.py` and `draft.py` are behind `toolkit 
 
 from toolkit.shipped import targets_folder
 from toolkit.target.files import aliases, available, families, load_file, narrowed, resolve, split_image
-from toolkit.target.lint import lint
+from toolkit.target.lint import lint, lint_shared
 from toolkit.target.schema import (
     HOST,
     SCHEMA_VERSION,
@@ -55,6 +55,7 @@ __all__ = [
     "available",
     "families",
     "lint",
+    "lint_shared",
     "load_file",
     "narrowed",
     "resolve",

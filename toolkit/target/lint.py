@@ -8,9 +8,10 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from toolkit import rules
+from toolkit import rules, shipped, strict_yaml
 from toolkit.errors import InputError
-from toolkit.target.files import load_file
+from toolkit.target import shared
+from toolkit.target.files import families, load_file
 from toolkit.target.schema import EngineSupport, Target
 
 # Keys that hold no fact about the hardware: a setting, and what has a source of its own.
@@ -47,6 +48,30 @@ def lint(path: Path) -> list[str]:
     ]
     problems += _image_fits(target)
     return [f"{path}:1: {problem}" for problem in dict.fromkeys(problems)]
+
+
+def lint_shared() -> list[str]:
+    """What is wrong with what the shipped profiles share: faulty rule tables, and things that nothing uses."""
+    folder = shipped.targets_folder()
+    problems = []
+    used: set[str] = set()
+    for name in rules.names():
+        try:
+            used.update(rules.load(name).limits)
+        except InputError as error:
+            problems += str(error).splitlines()
+    limits = strict_yaml.read(folder / "shared" / "limits.yaml", "list of limits")[0]["limits"]
+    problems += [f"{folder}/shared/limits.yaml:1: no rule table names '{name}'" for name in limits if name not in used]
+    holders = [*folder.glob("*.yaml"), *(folder / "families").glob("*.yaml")]
+    texts = [strict_yaml.read(path, "target profile")[0] for path in holders]
+    for kind, key, known in (
+        ("shared/images.yaml", "images", list(shared.images())),
+        ("shared/traps.yaml", "known_traps", list(shared.traps())),
+        ("families", "family", list(families())),
+    ):
+        named = [name for data in texts for name in (data.get(key) or [] if key != "family" else [data.get(key)])]
+        problems += [f"{folder}/{kind}:1: no profile names '{name}'" for name in known if name not in named]
+    return problems
 
 
 def _keys(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
