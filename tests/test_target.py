@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from toolkit import shipped, target
+from toolkit import rules, shipped, target
 from toolkit.devices import local
 from toolkit.errors import InputError
 
@@ -321,6 +322,9 @@ def test_host_is_this_machine() -> None:
     assert host.cpu.isa == local.isa()
     assert host.cpu.architecture == local.architecture()
     assert host.peaks == {}
+    assert host.engine("onnxruntime").rules == getattr(
+        rules.fitting("onnxruntime", version("onnxruntime")), "name", None
+    )
     assert {engine.processor for engine in host.engines} == {"cpu"}
     assert local.stands_for(host)
 
