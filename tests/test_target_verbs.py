@@ -90,6 +90,18 @@ def test_a_draft_is_a_clean_profile(like: str, tmp_path: Path) -> None:
     assert made.model_copy(update=changed) == base
 
 
+def test_a_long_value_is_not_cut_by_its_comment(tmp_path: Path) -> None:
+    base = tmp_path / "long.yaml"
+    model = "a name of many words " * 10 + "end"
+    text = draft.draft("long", "raspberry-pi-5").replace("4x Cortex-A76", model)
+    base.write_text(text, encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(draft.draft("mine", str(base)), encoding="utf-8")
+    made = target.load_file(path)
+    assert made.cpu is not None
+    assert made.cpu.model == model
+
+
 def test_a_draft_has_a_comment_beside_its_keys() -> None:
     text = draft.draft("mine", "raspberry-pi-5")
     assert text.startswith("# A hardware profile to fill in")

@@ -57,9 +57,9 @@ def load(model: type[M], path: Path, what: str) -> M:
     return validate(model, data, path, lines)
 
 
-def dump(data: Any) -> str:
+def dump(data: Any, width: int = 110) -> str:
     """Data as YAML for people: keys in their order, plain lists on one line, whole numbers without a point."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -57,8 +57,8 @@ def _lines(target: Target) -> Iterator[str]:
     for key in order:
         if key == "schema_version":
             continue
-        text = strict_yaml.dump({key: data.get(key, [])})
         comments = _comments(Target.model_fields[key].annotation) if key in _COMMENTED else {}
+        text = strict_yaml.dump({key: data.get(key, [])}, width=10**6 if comments else 110)  # no comment inside a value
         for line in text.splitlines():
             field = re.match(r" +(\w+):", line)
             comment = comments.get(field.group(1)) if field else None
