@@ -95,6 +95,14 @@ def test_all_refused_keeps_the_best_and_says_so() -> None:
     assert small.refused.startswith("latency budget: ")
 
 
+def test_a_candidate_whose_latency_is_not_known_keeps_to_no_latency_budget() -> None:
+    workshop = a_workshop(["litert", "onnxruntime"], max_latency_ms=5.0)
+    unknown = a_candidate("litert fp32", workshop=workshop)
+    known = a_candidate("onnxruntime fp32", ms=2.0, workshop=workshop)
+    assert decide(workshop, [unknown, known]) == ("onnxruntime fp32", True)
+    assert unknown.refused == "latency budget: not known (--max-latency 5 ms)"
+
+
 def test_of_equally_refused_the_better_score_is_kept() -> None:
     workshop = a_workshop(["litert", "onnxruntime"])
     worse = a_candidate("litert fp32", ms=1.0, accuracy=0.5, workshop=workshop)

@@ -297,8 +297,8 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
         changes = class_changes(reference, said, task.truth(examples), names, workshop.recipe.seed)
         candidate.verdicts.append(classes.check(changes, allowed))
     candidate.verdicts += [
-        size.check(candidate.artifact["size_bytes"], budgets.max_size_mb),
-        memory.check(candidate.peak_rss_bytes, budgets.max_memory_mb),
+        size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")),
+        memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")),
     ]
 
 
@@ -370,16 +370,17 @@ def judge_speed(workshop: Workshop, candidates: list[Candidate]) -> None:
     """The speed gate and the latency budget."""
     floats = {c.plan.engine: c for c in candidates if c.plan.method is None and c.latency is not None}
     for candidate in candidates:
+        if candidate.answers is None:
+            continue
+        budget = speed.check_budget(candidate.latency, *workshop.recipe.budgets.of("max_latency_ms"))
         if candidate.latency is None:
+            candidate.verdicts.append(budget)
             continue
         sibling = floats.get(candidate.plan.engine) if candidate.plan.method is not None else None
         against: Comparison | None = None
         if sibling is not None and candidate.times and sibling.times:
             against = compare(candidate.times, sibling.times, workshop.recipe.seed)
-        candidate.verdicts += [
-            speed.check(candidate.latency, sibling.latency if sibling else None, against),
-            speed.check_budget(candidate.latency, workshop.recipe.budgets.max_latency_ms),
-        ]
+        candidate.verdicts += [speed.check(candidate.latency, sibling.latency if sibling else None, against), budget]
 
 
 def is_faster(workshop: Workshop, a: Candidate, b: Candidate) -> bool:

@@ -32,11 +32,12 @@ def latency(
 ) -> Latency | None:
     """Estimated milliseconds for one inference of `operations` arithmetic operations (2 per multiply-add).
 
-    None if the profile has no peak rate for this precision on the engine's processor.
+    None if the profile has no peak rate for this precision on the engine's processor, or if it is not known what share
+    of the peak models reach on such a processor.
     """
     peaks = target.peaks.get(engine.processor)
     rate = peaks.rate(precision) if peaks else None
-    if rate is None:
+    if rate is None or engine.processor not in _EFFICIENCY:
         return None
     if engine.processor == "cpu" and target.cpu is not None:
         rate *= min(target.cpu.threads, target.cpu.cores) / target.cpu.cores

@@ -139,9 +139,13 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     if options.unlabeled:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
+    recipe.candidates(target)  # refuses a target that nothing can be made for before anything is fetched
+    if given is None:
+        check_latency(budgets_of(options, target), target)
     score.parse(options.min_score)
     trackers.check(options.track)
-    output = Path(options.output or f"{Path(options.model.rpartition(':')[2]).resolve().name}-{target.name}")
+    model = Path(options.model.rpartition(":")[2]).resolve().name
+    output = Path(options.output or f"{model}-{output_name(options, target)}")
     check_output(output, options.overwrite, marker)
     cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
     folder = model_folder(options, cache)
@@ -150,6 +154,19 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     if given is not None:
         _check_same(given, task, checkpoint, Path(options.recipe or ""))
     return Plan(options, made, checkpoint, target, cache, output)
+
+
+def output_name(options: Options, target: Target) -> str:
+    """The part of an output's name that says what it is for."""
+    image = targets.split_image(options.target)[1]
+    return f"{target.name}-{image}" if image else target.name
+
+
+def target_name(options: Options, target: Target) -> str:
+    """What a recipe calls its target: the profile's name, or its path if it is the user's own; with the image."""
+    named, image = targets.split_image(options.target)
+    known = named if named.endswith((".yaml", ".yml")) else target.name
+    return f"{known}@{image}" if image else known
 
 
 def model_folder(options: Options, cache: Cache) -> Path:
@@ -247,6 +264,30 @@ def hyperparameters(options: Options, task: Task, checkpoint: Checkpoint) -> dic
     return found
 
 
+def budgets_of(options: Options, target: Target) -> recipe.Budgets:
+    """The user's budgets; where the user says nothing, those of the target's profile."""
+    given = {limit: value for limit in recipe.LIMITS if (value := getattr(options, limit)) is not None}
+    profile = target.budgets.model_dump(exclude_none=True)
+    own = {limit: value for limit, value in profile.items() if limit not in given}
+    return recipe.Budgets(
+        min_score=options.min_score,
+        **given,
+        **own,
+        given_by={limit: f"{limit} of {target.name}" for limit in own},
+    )
+
+
+def check_latency(budgets: recipe.Budgets, target: Target) -> None:
+    """Refuse a latency budget for a target whose latency can neither be measured here nor estimated."""
+    most, given_by = budgets.of("max_latency_ms")
+    rates = [target.peaks[engine.processor] for engine in target.engines if engine.processor in target.peaks]
+    if most is not None and not rates and not local.stands_for(target):
+        raise InputError(
+            f"{given_by} {most:g} ms: no latency on '{target.name}' can be told. It is not this machine, and its "
+            "profile has no peak rates of what runs the model."
+        )
+
+
 def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
     """The recipe that options, checkpoint and target lead to."""
     finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters(options, task, checkpoint))
@@ -256,12 +297,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     if finetune.parameters is not None:
         learning: Any = stages.get("finetune").Parameters.model_validate(finetune.parameters)
         tuned = recipe.as_tuned(checkpoint, task, learning.adapt, learning.prompt_tokens)
-    budgets = recipe.Budgets(
-        min_score=options.min_score,
-        max_latency_ms=options.max_latency_ms,
-        max_size_mb=options.max_size_mb,
-        max_memory_mb=options.max_memory_mb,
-    )
+    budgets = budgets_of(options, target)
     compress = recipe.compress_plan(
         tuned,
         options.compress,
@@ -303,7 +339,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         model_sha256=checkpoint.sha256,
         data_sha256=task.data_sha256(prepare),
         task=task.NAME,
-        target=options.target if options.target.endswith((".yaml", ".yml")) else target.name,
+        target=target_name(options, target),
         threads=target.threads,
         seed=options.seed,
         prepare=prepare,

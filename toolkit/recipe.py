@@ -17,7 +17,7 @@ from toolkit import architecture
 from toolkit.adapters import PROMPTS, Method
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
-from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.export import FORMAT_OF_ENGINE, OLDEST_OPSET
 from toolkit.gates import score
 from toolkit.target import EngineName, EngineSupport, Precision, Target
 from toolkit.tasks.task import Task
@@ -40,13 +40,23 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+# The limits among the budgets, and the option by which a user gives one.
+LIMITS = {"max_latency_ms": "--max-latency", "max_size_mb": "--max-size", "max_memory_mb": "--max-memory"}
+
+
 class Budgets(_Strict):
-    """What the result must keep to."""
+    """What the result must keep to. `given_by` names the limits that the user did not give, and who did."""
 
     min_score: str = score.DEFAULT
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
     max_memory_mb: float | None = None
+    given_by: dict[str, str] = {}
+
+    def of(self, limit: str) -> tuple[float | None, str]:
+        """One of `LIMITS`, and what gave it: the option, or the target's profile."""
+        value: float | None = getattr(self, limit)
+        return value, self.given_by.get(limit, LIMITS[limit])
 
 
 class CandidatePlan(_Strict):
@@ -171,6 +181,12 @@ def load(path: Path) -> Recipe:
 
 def _candidate(engine: EngineSupport, precision: Precision, convolutional: bool) -> CandidatePlan | Skipped:
     name = f"{engine.name} {precision}"
+    if FORMAT_OF_ENGINE.get(engine.name) == "onnx" and (engine.onnx_opset_max or OLDEST_OPSET) < OLDEST_OPSET:
+        return Skipped(
+            what=name,
+            reason=f"{engine.name} {engine.versions or ''} reads ONNX up to opset {engine.onnx_opset_max}; this "
+            f"version writes {OLDEST_OPSET} and later",
+        )
     if (engine.name, precision) not in METHODS:
         return Skipped(what=name, reason=f"this version cannot make {precision} artifacts for {engine.name}")
     method = METHODS[engine.name, precision]
@@ -187,7 +203,15 @@ def _candidate(engine: EngineSupport, precision: Precision, convolutional: bool)
 
 
 def candidates(target: Target, convolutional: bool = False) -> tuple[list[CandidatePlan], list[Skipped]]:
-    """All engine and precision pairs of a target, split into those that can be made here and those that cannot."""
+    """All engine and precision pairs of a target, split into those that can be made here and those that cannot.
+
+    Raises InputError if none can, saying what the target wants instead.
+    """
+    if not target.engines:
+        wanted = " ".join(f"{other.name}: {other.note}" for other in target.other_runtimes)
+        raise InputError(
+            f"Nothing can be made for target '{target.name}': this version builds for no runtime of it. {wanted}"
+        )
     pairs = [
         _candidate(engine, precision, convolutional) for engine in target.engines for precision in engine.precisions
     ]
@@ -212,15 +236,7 @@ def compress_plan(
 ) -> CompressPlan:
     """The chain as told; if not told, it runs when a budget is not met without it. `texts` are the plan's fields that
     name examples without labels. Raises InputError if it is asked for and cannot be done to this architecture."""
-    asked = [
-        option
-        for option, value in (
-            ("--max-latency", budgets.max_latency_ms),
-            ("--max-size", budgets.max_size_mb),
-            ("--max-memory", budgets.max_memory_mb),
-        )
-        if value is not None
-    ]
+    asked = [given_by for value, given_by in map(budgets.of, LIMITS) if value is not None]
     if wanted is False or (wanted is None and not asked):
         reason = "--no-compress" if wanted is False else "neither --compress nor a budget asks for it"
         return CompressPlan(when="never", reason=reason)

@@ -41,8 +41,12 @@ def summarize(
             f"mean over {timing['examples']} evaluation examples at their real lengths, batch 1, "
             f"{timing['threads']} thread, builds in turn; on this machine: {device['cpu_model']}"
         )
-    else:
+    elif winner.latency is not None:
         latency["how"] = f"estimate from the profile of {workshop.target.name}; nothing was run there"
+    else:
+        latency["how"] = (
+            f"not known: the profile of {workshop.target.name} has no peak rate for it; nothing was run there"
+        )
     siblings = {}
     for candidate in candidates:
         fp32 = next((c for c in candidates if c.plan.engine == candidate.plan.engine and not c.plan.method), None)
@@ -53,6 +57,7 @@ def summarize(
         "task": workshop.recipe.task,
         "accepted": accepted,
         "chosen": winner.name,
+        "budgets": workshop.recipe.budgets.model_dump(exclude_none=True),
         "validation_rung": "L2" if winner.plan.engine == "tensorrt" else None,
         "score": {
             "name": winner.metrics["score_name"],

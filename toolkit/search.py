@@ -355,11 +355,11 @@ class Search:
         """The budgets that something does not keep to, in words."""
         budgets = self.workshop.recipe.budgets
         size_bytes = costs.size_bytes if isinstance(costs, Point) else costs.artifact["size_bytes"]
-        verdicts = [size.check(size_bytes, budgets.max_size_mb)]
+        verdicts = [size.check(size_bytes, *budgets.of("max_size_mb"))]
         if costs.latency is not None:
-            verdicts.append(speed.check_budget(costs.latency, budgets.max_latency_ms))
+            verdicts.append(speed.check_budget(costs.latency, *budgets.of("max_latency_ms")))
         if costs.peak_rss_bytes is not None:
-            verdicts.append(memory.check(costs.peak_rss_bytes, budgets.max_memory_mb))
+            verdicts.append(memory.check(costs.peak_rss_bytes, *budgets.of("max_memory_mb")))
         return [verdict.reason for verdict in verdicts if not verdict.passed]
 
     def excess(self, point: Point) -> float:

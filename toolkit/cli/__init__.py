@@ -27,7 +27,7 @@ _VERBS = {
     "check": "Compare two builds of a model from the raw example to the label.",
     "bisect": "Name the layer in which two builds of a model part.",
     "verify": "Check a bundle's hashes and replay its golden examples.",
-    "targets": "List, show and lint hardware profiles.",
+    "targets": "List, show, compare and start hardware profiles.",
     "doctor": "Show what is installed and what is missing.",
 }
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     default="host",
     show_default=True,
     metavar="NAME",
-    help="Hardware profile, alias or .yaml file.",
+    help="Hardware profile, alias or .yaml file; NAME@IMAGE for one image of it.",
 )
 @options.data_options
 @click.option("-o", "--output", metavar="FOLDER", help="The bundle.  [default: MODEL-TARGET]")
@@ -134,6 +134,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         report.before_and_after(summary),
     )
     click.echo(f"Latency: {summary['latency']['how']}.")
+    for limit, given_by in summary["budgets"]["given_by"].items():
+        click.echo(f"Budget from the target's profile: {given_by} is {summary['budgets'][limit]:g}.")
     found = summary["compression"]
     if found:
         click.echo()

@@ -2,66 +2,111 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from toolkit.cli import output
 
+KINDS = {
+    "x86": "PCs and servers", "board": "Boards", "jetson": "NVIDIA Jetson", "phone": "Phones", "apple": "Apple",
+    "gpu": "GPUs", "npu": "Accelerator modules", "mcu": "Microcontrollers",
+}  # fmt: skip
+
 
 @click.group(name="targets", invoke_without_command=True)
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Only these.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:
-    """List, show and lint hardware profiles.
+def command(ctx: click.Context, as_json: bool, kind: str | None) -> None:
+    """List, show, compare, lint and start hardware profiles; show the rules of their runtimes.
 
     \b
     Examples:
-      toolkit targets
-      toolkit targets show jetson
+      toolkit targets --kind jetson
+      toolkit targets show jetson@jetpack-5.1
+      toolkit targets diff jetson-orin-nano-8gb jetson-orin-nano-8gb-super
+      toolkit targets new my-board --like raspberry-pi-5
       toolkit targets lint my-board.yaml
+      toolkit targets rules tensorrt-10.3 TopK
     """
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        _list(as_json, kind)
+
+
+@command.command(name="list")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Only these.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool, kind: str | None) -> None:
+    """List the profiles by kind; what `toolkit targets` does, too."""
+    _list(as_json, kind)
+
+
+def _list(as_json: bool, kind: str | None) -> None:
     from toolkit import target as targets
 
     found = [targets.load_file(path) for path in targets.available().values()]
     found.append(targets.resolve(targets.HOST))
+    found = [target for target in found if kind in (None, target.kind)]
     if as_json:
         output.print_json([target.model_dump(mode="json", exclude_none=True) for target in found])
         return
-    rows = [
-        (
-            t.name,
-            ", ".join(t.aliases),
-            t.title,
-            ", ".join(f"{e.name} ({'/'.join(e.precisions)})" for e in t.engines),
-        )
-        for t in found
-    ]
-    output.print_table("Targets", ("name", "aliases", "hardware", "engines"), rows)
+    for each, title in KINDS.items():
+        rows = [(t.name, ", ".join(t.aliases), t.title, _runs(t)) for t in found if t.kind == each]
+        if rows:
+            output.print_table(title, ("name", "aliases", "hardware", "runs"), rows)
+    click.echo("A name in brackets is a runtime that this toolkit does not build for.")
+
+
+def _runs(target: Any) -> str:
+    """Engines, or the runtimes that a target has instead, in brackets."""
+    engines = [engine.name for engine in target.engines]
+    return ", ".join(engines or [f"[{other.name}]" for other in target.other_runtimes])
 
 
 @command.command(name="show")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
-    """Print one profile in full, with its sources."""
-    import yaml
-
+    """Print the profile NAME or NAME@IMAGE in full, with its sources."""
     from toolkit import target as targets
 
     data = targets.resolve(name).model_dump(mode="json", exclude_none=True)
+    _print({key: value for key, value in data.items() if value not in ({}, []) or key == "engines"}, as_json)
+
+
+def _print(data: Any, as_json: bool) -> None:
+    from toolkit import strict_yaml
+
     if as_json:
         output.print_json(data)
     else:
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110), nl=False)
+        click.echo(strict_yaml.dump(data), nl=False)
+
+
+@command.command(name="diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(a: str, b: str, as_json: bool) -> None:
+    """Print in what the targets A and B differ, key by key."""
+    from toolkit import target as targets
+    from toolkit.target import compare
+
+    found = compare.differences(targets.resolve(a), targets.resolve(b))
+    if as_json:
+        output.print_json([dict(zip(("key", "a", "b"), row, strict=True)) for row in found])
+    elif found:
+        output.print_table(f"{a} and {b}", ("key", a, b), found)
+    else:
+        click.echo(f"{a} and {b} are the same hardware.")
 
 
 @command.command(name="lint")
 @click.argument("files", nargs=-1)
 def lint(files: tuple[str, ...]) -> None:
-    """Check profile FILES, by default all shipped ones, against the schema."""
-    from pathlib import Path
-
+    """Check profile FILES: schema, sources, rules; by default all shipped ones and what they share."""
     from toolkit import target as targets
     from toolkit.errors import InputError
 
@@ -69,6 +114,79 @@ def lint(files: tuple[str, ...]) -> None:
     problems = [problem for path in paths for problem in targets.lint(path)]
     if not files:
         targets.aliases()
+        problems += targets.lint_shared()
     if problems:
         raise InputError("\n".join(problems))
     click.echo(f"{len(paths)} profiles are clean.")
+
+
+@command.command(name="new")
+@click.argument("name")
+@click.option("--like", metavar="TARGET", help="Start from this target.")
+@click.option("--from-host", is_flag=True, help="Describe this machine.")
+@click.option("-o", "--output", "file", metavar="FILE", help="Where to write it.  [default: NAME.yaml]")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def new(name: str, like: str | None, from_host: bool, file: str | None, overwrite: bool) -> None:
+    """Write a profile NAME to start from, with a comment on its keys.
+
+    \b
+    Examples:
+      toolkit targets new my-board --like raspberry-pi-5
+      toolkit targets new my-server --from-host -o profiles/my-server.yaml
+    """
+    from toolkit.target import HOST
+    from toolkit.target.draft import draft
+
+    if (like is None) == (not from_host):
+        raise click.UsageError("Name a target to start from with --like TARGET, or take this machine with --from-host.")
+    path = Path(file or f"{name}.yaml")
+    written = draft(name, HOST if like is None else like)
+    write_new(path, written, overwrite)
+    click.echo(f"Wrote {path}. Fill it in, then: toolkit targets lint {path}")
+
+
+def write_new(path: Path, text: str, overwrite: bool) -> None:
+    """Write a file that is not there yet. Raises InputError if it is, or if it cannot be written."""
+    from toolkit.errors import InputError
+
+    try:
+        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{path} exists; --overwrite replaces it.") from error
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+@command.command(name="rules")
+@click.argument("name", required=False)
+@click.argument("op", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rules(name: str | None, op: str | None, as_json: bool) -> None:
+    """List the rule tables, or show the table NAME, or what it says of the operator OP."""
+    from toolkit import rules as tables
+
+    if name is None:
+        found = [tables.load(each) for each in tables.names()]
+        if as_json:
+            output.print_json([table.name for table in found])
+            return
+        rows = [(t.name, t.title, len(t.operators), t.opsets, t.sources[0].confidence) for t in found]
+        output.print_table("Rule tables", ("name", "runtime", "operators", "ONNX", "confidence"), rows)
+        return
+    table = tables.load(name)
+    if op is None:
+        _print(table.model_dump(mode="json", exclude_defaults=True), as_json)
+        return
+    verdict = table.verdict(op.rpartition(":")[2], domain=op.rpartition(":")[0])
+    rule = table.operators.get(op)
+    _print(
+        {
+            "operator": op,
+            "status": verdict.status,
+            "reason": verdict.reason,
+            **({"conditions": list(verdict.conditions)} if verdict.conditions else {}),
+            **({"rule": rule.model_dump(mode="json", exclude_defaults=True)} if rule else {}),
+        },
+        as_json,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import platform
 import re
@@ -19,6 +20,7 @@ NAME = "local"
 _KNOWN_ISA = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+    "sme",
 )  # fmt: skip
 
 
@@ -92,6 +94,17 @@ def describe() -> dict[str, Any]:
     }
 
 
+def _rules_of(engine: str, package: str) -> str | None:
+    """The rule table of the engine that is installed; None if it is not, or if there is no table of its version."""
+    from toolkit import rules
+
+    try:
+        table = rules.fitting(engine, importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return table.name if table else None
+
+
 def as_target() -> Target:
     """The target `host`: this machine, described on the fly. Peaks are not known, so nothing is estimated."""
     from toolkit import target
@@ -111,12 +124,18 @@ def as_target() -> Target:
             }
         ),
         gpu=target.Gpu.model_validate(gpu) if gpu else None,
-        memory=target.Memory(ram_gb=memory, bandwidth_gb_per_s=None),
+        memory=target.Memory(ram_gb=memory),
         engines=[
-            target.EngineSupport.model_validate({"name": name, "precisions": ["fp32", "int8"]})
-            for name in ("litert", "onnxruntime")
+            target.EngineSupport.model_validate(
+                {"name": name, "precisions": ["fp32", "int8"], "rules": _rules_of(name, package)}
+            )
+            for name, package in (("litert", "ai-edge-litert"), ("onnxruntime", "onnxruntime"))
         ],
-        sources=[target.Source(covers=["cpu", "gpu", "memory"], source="read from this machine", confidence="read")],
+        sources=[
+            target.Source(
+                covers=["cpu", "memory", *(["gpu"] if gpu else [])], source="read from this machine", confidence="read"
+            )
+        ],
     )
 
 

@@ -27,15 +27,21 @@ METHODS = {
 }
 MODEL_FILE = "model.onnx"
 
-# The first onnxruntime that accepts an opset of the ONNX standard (onnxruntime's compatibility table).
+# The first onnxruntime that accepts an opset of the ONNX standard: before 1.17 by its compatibility table, from then on
+# as tried (`opset_of_version` in targets/rules/onnxruntime-1.31.yaml).
 _RUNTIME_OF_OPSET = {
     17: "1.12.0",
     18: "1.14.0",
     19: "1.15.0",
     20: "1.17.0",
     21: "1.18.0",
-    22: "1.20.0",
-    23: "1.22.0",
+    22: "1.21.0",
+    23: "1.23.0",
+    24: "1.24.0",
+    25: "1.24.0",
+    26: "1.25.0",
+    27: "1.32.0",
+    28: "1.32.0",
 }
 
 # The first onnxruntime whose MatMulNBits multiplies weights of so many bits on a CPU (its release notes).
@@ -179,7 +185,7 @@ def describe(path: Path, precision: str, engine: str) -> dict[str, Any]:
 
 def _minimum_runtime(model: Any, opset: int) -> str:
     """The first onnxruntime that has the opset, and 8 bits in MatMulNBits where the model uses them."""
-    known = [_RUNTIME_OF_OPSET.get(opset, "1.22.0")]
+    known = [_RUNTIME_OF_OPSET.get(opset, "1.32.0")]
     for node in model.graph.node:
         if node.op_type == "MatMulNBits":
             bits = next(attribute.i for attribute in node.attribute if attribute.name == "bits")

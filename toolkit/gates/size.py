@@ -7,9 +7,9 @@ from toolkit.gates import Verdict
 NAME = "size"
 
 
-def check(size_bytes: int, max_size_mb: float | None) -> Verdict:
-    """Refuse an artifact above `--max-size` (1 MB = 10^6 bytes)."""
+def check(size_bytes: int, max_size_mb: float | None, given_by: str = "--max-size") -> Verdict:
+    """Refuse an artifact above a budget (1 MB = 10^6 bytes). `given_by` says where the budget comes from."""
     megabytes = size_bytes / 1e6
     if max_size_mb is None:
         return Verdict(NAME, True, f"{megabytes:.1f} MB, no budget given")
-    return Verdict(NAME, megabytes <= max_size_mb, f"{megabytes:.1f} MB (--max-size {max_size_mb:g} MB)")
+    return Verdict(NAME, megabytes <= max_size_mb, f"{megabytes:.1f} MB ({given_by} {max_size_mb:g} MB)")

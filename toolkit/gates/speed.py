@@ -41,9 +41,12 @@ def check(latency: Latency, sibling: Latency | None, against_sibling: Comparison
     return Verdict(NAME, latency.ms <= sibling.ms, f"{latency}, its float build: {sibling}")
 
 
-def check_budget(latency: Latency, max_latency_ms: float | None) -> Verdict:
-    """Refuse a candidate above `--max-latency`; for an estimate the whole interval must lie above it to be refused."""
+def check_budget(latency: Latency | None, max_latency_ms: float | None, given_by: str = "--max-latency") -> Verdict:
+    """Refuse a candidate above a budget; for an estimate the whole interval must lie above it to be refused.
+    `given_by` says where the budget comes from. None: the latency is not known, which refuses if there is a budget."""
     if max_latency_ms is None:
         return Verdict(BUDGET_NAME, True, "no budget given")
+    if latency is None:
+        return Verdict(BUDGET_NAME, False, f"not known ({given_by} {max_latency_ms:g} ms)")
     value = latency.ms if latency.kind == "measured" else latency.low_ms or latency.ms
-    return Verdict(BUDGET_NAME, value <= max_latency_ms, f"{latency} (--max-latency {max_latency_ms:g} ms)")
+    return Verdict(BUDGET_NAME, value <= max_latency_ms, f"{latency} ({given_by} {max_latency_ms:g} ms)")
