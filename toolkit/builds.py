@@ -215,17 +215,16 @@ def examples_for(first: Build, second: Build, data: Path | None, column: str | N
 
 def inputs_for(first: Build, second: Build, examples: Sequence[Any]) -> list[Arrays]:
     """Encoded examples that both models take: the first's tensors, in a length that the second has."""
-    return [borrowed(first.encoder(example), second.encoder(example)) for example in examples]
+    return [borrowed(first.encoder(example), second.encoder(example), second.encoder.padding) for example in examples]
 
 
-def borrowed(mine: Arrays, other: Arrays) -> Arrays:
-    """One build's tensors as another takes them: its names, and its length with padding."""
+def borrowed(mine: Arrays, other: Arrays, padding: Mapping[str, int]) -> Arrays:
+    """One build's tensors as another takes them: its names, and its length, filled up with `padding`."""
     given = dict(mine)
     for name, array in other.items():
         value = mine.get(name, array)
         if value.ndim == 2 == array.ndim and value.shape[1] < array.shape[1] and value.dtype.kind == "i":
-            fill = array[0, -1] if not other.get(MASK, np.ones_like(array))[0, -1] else 0
-            padded = np.full_like(array, fill)
+            padded = np.full_like(array, padding.get(name, 0))
             padded[:, : value.shape[1]] = value
             value = padded
         given[name] = value

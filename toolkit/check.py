@@ -95,19 +95,23 @@ def check(
     kind = answers.get(first.task.ANSWERS)
     for number, (mine, other) in enumerate(pairs):
         expected = first.rows(first.output(mine), mine)
-        # Where the inputs differ the second build's own would carry that difference into the model.
-        given = other if not steps[INPUTS].differ else borrowed(mine, other)
-        try:
-            found = second.rows(second.output(given), given)
-            own = found if given is other else second.rows(second.output(other), other)
-        except InputError as error:
-            model.add(number, str(error))
+        # Where the inputs differ the second build's own would carry that difference into the model. What was cut
+        # off for the second is no input of it: then both get its own.
+        given, wanted = other, expected
+        if steps[INPUTS].differ and not _is_longer(mine, other):
+            given = borrowed(mine, other, second.encoder.padding)
+        elif steps[INPUTS].differ:
+            wanted = first.rows(first.output({**mine, **other}), other)
+        found, why = _answers(second, given)
+        if found is None:
+            model.add(number, why)
             continue
-        if expected.shape != found.shape:
-            model.add(number, f"answers of shape {list(found.shape)} instead of {list(expected.shape)}")
+        own = found if given is other else _answers(second, other)[0]
+        if wanted.shape != found.shape:
+            model.add(number, f"answers of shape {list(found.shape)} instead of {list(wanted.shape)}")
             continue
-        outputs.append((expected, found))
-        changed += int(kind.changed(expected, own).sum())
+        outputs.append((wanted, found))
+        changed += 1 if own is None or own.shape != expected.shape else int(kind.changed(expected, own).sum())
         progress(len(examples) + number + 1, 2 * len(examples))
     measured = None
     if outputs:
@@ -118,6 +122,19 @@ def check(
     labels.add(0, _label_difference(first.labels, second.labels))
     ordered.append(labels)
     return Checked(ordered, measured, changed, len(examples))
+
+
+def _is_longer(mine: Arrays, other: Arrays) -> bool:
+    """Whether one build's rows hold more than another takes."""
+    return any(mine[n].ndim == 2 and mine[n].shape[1] > other[n].shape[1] for n in mine if n in other)
+
+
+def _answers(build: Build, arrays: Arrays) -> tuple[NDArray[np.float32] | None, str]:
+    """A build's answers to encoded inputs, or None and why it gives none."""
+    try:
+        return build.rows(build.output(arrays), arrays), ""
+    except Exception as error:
+        return None, f"it does not run: {str(error).splitlines()[0]}"
 
 
 def _steps(first: Build, second: Build, example: Any) -> dict[str, tuple[Any, Any]]:
