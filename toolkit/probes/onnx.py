@@ -18,7 +18,8 @@ from toolkit.probes import OUTPUT, ancestors, common
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _GIVEN = ".given"
-_FLOATS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}  # as TensorProto counts them
+# As TensorProto counts them. bfloat16 is for weights alone: no CPU kernel computes in it.
+_FLOATS = {"tensor(float)": 1, "tensor(float16)": 10}
 # Names that torch's former exporter gave: /bert/encoder/layer.0/attention/self/query/MatMul
 _PATH = re.compile(r"^/(.+)/[A-Za-z]\w*$")
 
@@ -76,17 +77,9 @@ class OnnxProbe:
         self._sessions.clear()
 
 
-def _typed(value: NDArray[Any], kind: str) -> Any:
+def _typed(value: NDArray[Any], kind: str) -> NDArray[Any]:
     """A value as a tensor of a type takes it."""
-    if kind == "tensor(float16)":
-        return value.astype(np.float16)
-    if kind == "tensor(bfloat16)":
-        import ml_dtypes
-        import onnxruntime
-
-        bits = value.astype(ml_dtypes.bfloat16)
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _FLOATS[kind])
-    return value.astype(np.float32)
+    return value.astype(np.float16 if kind == "tensor(float16)" else np.float32)
 
 
 def _session_of(model: Any, optimized: bool = True) -> Any:
