@@ -165,14 +165,14 @@ def test_faults_in_a_litert_file_are_named(encoder_model: Reference) -> None:
     folder = encoder_model.exported["litert"]
     for layer in ("0/intermediate/dense", "1/output/dense"):
         probe = litert_probe.open_probe(folder / "model.tflite")
-        graph = probe._model.subgraphs[0]
+        graph = probe.model.subgraphs[0]
         operator = next(
             operator for operator in graph.operators if layer in graph.tensors[operator.outputs[0]].name.decode()
             .replace("transformers.models.bert.modeling_bert.", "").replace("torch.nn.modules.linear.Linear_", "")
             .replace("BertLayer_", "").replace("BertIntermediate_", "").replace("BertOutput_", "")
             and len(operator.inputs) == 3
         )  # fmt: skip
-        buffer = probe._model.buffers[graph.tensors[operator.inputs[1]].buffer]
+        buffer = probe.model.buffers[graph.tensors[operator.inputs[1]].buffer]
         buffer.data = noisy(buffer.data.view(np.float32)).astype(np.float32).view(np.uint8)
         found = encoder_model.bisect(folder, probe)
         assert names(found.first, f"bert.encoder.layer.{layer.replace('/', '.')}"), (layer, found.first)

@@ -42,7 +42,7 @@ class LitertProbe:
     def __init__(self, model: Any) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
-        self._model = model
+        self.model = model
         self._names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
         self._float = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
         self._integers = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16)
@@ -57,7 +57,7 @@ class LitertProbe:
 
     def _find(self, index: int) -> dict[str, tuple[int, str]]:
         """Where the values of modules stand in a subgraph: module → (tensor, operator that computes it)."""
-        graph = self._model.subgraphs[index]
+        graph = self.model.subgraphs[index]
         owners = [owner(graph.tensors[operator.outputs[0]].name.decode()) for operator in graph.operators]
         readers: dict[int, list[str]] = {number: [""] for number in graph.outputs}
         for operator, module in zip(graph.operators, owners, strict=True):
@@ -65,7 +65,7 @@ class LitertProbe:
                 readers.setdefault(int(number), []).append(module)
         found: dict[str, tuple[int, str]] = {}
         for operator, whole in zip(graph.operators, owners, strict=True):
-            code = self._model.operatorCodes[operator.opcodeIndex]
+            code = self.model.operatorCodes[operator.opcodeIndex]
             kind = self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             for number in operator.outputs:
                 tensor = graph.tensors[number]
@@ -85,7 +85,7 @@ class LitertProbe:
         key = only if only in self._graphs else signature_name(next(iter(inputs.values())).shape[1])
         if key not in self._graphs:
             raise InputError(f"The LiteRT file has no signature '{key}' (it has {', '.join(sorted(self._graphs))}).")
-        places, graph = self._places[key], self._model.subgraphs[self._graphs[key].subgraphIndex]
+        places, graph = self._places[key], self.model.subgraphs[self._graphs[key].subgraphIndex]
         wanted = list(places) if wanted is None else wanted
         runner = self._runner(key, tuple(wanted), tuple(given))
         feeds = {}
@@ -120,7 +120,7 @@ class LitertProbe:
         from ai_edge_litert.tools import flatbuffer_utils
 
         entry, places = self._graphs[key], self._places[key]
-        graph = self._model.subgraphs[entry.subgraphIndex]
+        graph = self.model.subgraphs[entry.subgraphIndex]
         before = (list(graph.inputs), list(graph.outputs), list(graph.tensors), list(entry.inputs), list(entry.outputs))
         read_before = [list(operator.inputs) for operator in graph.operators]
 
@@ -155,7 +155,7 @@ class LitertProbe:
                 entry.inputs.append(named(f"{_GIVEN}{name}", renamed[number]))
             for operator in graph.operators:
                 operator.inputs = [renamed.get(int(number), int(number)) for number in operator.inputs]
-            return bytes(flatbuffer_utils.convert_object_to_bytearray(self._model))
+            return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
         finally:
             graph.inputs, graph.outputs, graph.tensors, entry.inputs, entry.outputs = before
             for operator, numbers in zip(graph.operators, read_before, strict=True):
