@@ -24,7 +24,7 @@ from toolkit.errors import ToolkitError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import Verdict, classes, memory, parity, score, size, speed
 from toolkit.gates.speed import Latency
-from toolkit.recipe import CandidatePlan, Recipe
+from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
 from toolkit.target import Target
 from toolkit.tasks.lengths import MOST_BUCKETS
@@ -191,9 +191,11 @@ class Workshop:
             return exported
         parameters: dict[str, Any] = {"method": plan.method}
         data = None
-        if plan.method == "static-int8":
-            parameters |= {"calibration": "mse", "examples": {"encoding": self.data_report["encoding"]}}
+        if plan.method in CALIBRATED:
+            parameters |= {"examples": {"encoding": self.data_report["encoding"]}}
             data = self.data
+        if plan.method == "static-int8":
+            parameters |= {"calibration": "mse"}
         return self.runner.run(
             "quantize",
             exported.output,

@@ -316,7 +316,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     if options.unlabeled and compress.when == "never":
         raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
     chosen, skipped = recipe.candidates(target, task.is_convolutional(checkpoint))
-    needs_calibration = any(plan.method == "static-int8" for plan in chosen)
+    needs_calibration = any(plan.method in recipe.CALIBRATED for plan in chosen)
     shared = {
         "data": str(options.data),
         "where": [list(pair) for pair in options.where],

@@ -26,6 +26,7 @@ from toolkit.devices import local
 from toolkit.errors import InputError, RefusedError
 from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import score
+from toolkit.recipe import CALIBRATED
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.storage import check_output, copy_folder, explained, publish_folder, sha256_folder, sha256_path, write_json
 from toolkit.tasks.task import Task
@@ -168,7 +169,8 @@ class Line:
     def quantize(self, source: _Folder, keep: Sequence[str]) -> Finished:
         """The artifact in fewer bits."""
         parameters = {**self.wanted.parameters, "keep": list(keep)}
-        if not self.wanted.static:
+        has_examples = self.data is not None or self.wanted.calibration_data is not None
+        if not self.wanted.static and not (parameters["method"] in CALIBRATED and has_examples):
             return self.runner.run(
                 "quantize", source.path, parameters, title=f"quantize by {parameters['method']}", reason="asked for",
                 inputs={"source": source.sha256},

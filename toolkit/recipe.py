@@ -34,6 +34,7 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("tensorrt", "fp16"): "fp16",
     ("tensorrt", "int8"): "static-int8",
 }
+CALIBRATED = ("static-int8", "fp16")  # methods that look at examples: at ranges, and at what overflows
 
 
 class _Strict(BaseModel):

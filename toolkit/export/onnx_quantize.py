@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
-from toolkit.export import onnx_network
+from toolkit.export import onnx_half, onnx_network
 from toolkit.export.onnx_activations import activations
 from toolkit.export.onnx_layers import Layer, find
 from toolkit.ranges import instability, scale_and_zero
@@ -52,12 +52,13 @@ def quantize(
 ) -> dict[str, Any]:
     """Write `model` in fewer bits to `path`; `layers` are those that change. Returns what there is to report.
 
-    `inputs` are the calibration examples of `static-int8`. Changes `model`.
+    `inputs` are the calibration examples of `static-int8`; for `fp16` they show what overflows. Changes `model`.
     """
     method = parameters.method
     if method == "fp16":
-        _to_fp16(model, path, layers)
-        return {}
+        wanted = {layer.node.name for layer in layers}
+        kept = [layer.node.name for layer in find(model) if layer.node.name not in wanted]
+        return onnx_half.convert(model, path, kept, inputs)
     if method == "static-int8" and onnx_network.has_convolutions(model):
         return onnx_network.quantize(model, path, layers, engine, parameters, inputs)
     if method == "bf16":
@@ -285,17 +286,6 @@ def _quantize_table(model: Any, layer: Layer, engine: str) -> None:
     ]
     _insert(model, layer.node, nodes)
     model.graph.node.remove(layer.node)
-
-
-def _to_fp16(model: Any, path: Path, layers: Sequence[Layer]) -> None:
-    """Weights and arithmetic in half precision, inputs and outputs of the model as they were."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    wanted = {layer.node.name for layer in layers}
-    kept = [layer.node.name for layer in find(model) if layer.node.name not in wanted]
-    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    onnx.save(half, str(path))
 
 
 def _store_in_bf16(model: Any, layers: Sequence[Layer]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from toolkit import silence
 from toolkit.engines import Arrays, as_float32
 from toolkit.errors import InputError
+from toolkit.export.onnx_activations import tensor_types
 from toolkit.probes import OUTPUT, ancestors, common
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -82,15 +83,13 @@ def _typed(value: NDArray[Any], kind: str) -> NDArray[Any]:
     return value.astype(np.float16 if kind == "tensor(float16)" else np.float32)
 
 
-def _session_of(model: Any, optimized: bool = True) -> Any:
+def _session_of(model: Any) -> Any:
     silence.apply()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -113,13 +112,6 @@ def with_given(model: Any, outputs: Sequence[str], replaced: Mapping[str, str]) 
         if name not in known:
             changed.graph.output.append(onnx.ValueInfoProto(name=name))  # the session finds out the type
     return changed
-
-
-def tensor_types(model: Any) -> dict[str, str]:
-    """The type of every tensor that a node of the main graph computes, as ONNX Runtime finds it, contrib operators
-    included: `tensor(float)`."""
-    session = _session_of(with_given(model, [name for n in model.graph.node for name in n.output if name], {}), False)
-    return {tensor.name: tensor.type for tensor in session.get_outputs()}
 
 
 def _graphs(graph: Any) -> list[Any]:

@@ -25,7 +25,7 @@ from toolkit.engines import Arrays
 from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
-VERSION = 3
+VERSION = 4
 LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers")
 
 Method = Literal["dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"]
@@ -42,7 +42,7 @@ class Parameters(BaseModel):
     block_size: Literal[32, 64, 128] = Field(32, description="Weights that share a scale, where a format has blocks")
     calibration: ranges.Method = "min-max"
     percentile: float = Field(ranges.PERCENTILE, gt=50, le=100)
-    examples: Source | None = Field(None, description="Of `static-int8`")
+    examples: Source | None = Field(None, description="Of `static-int8`, and of `fp16` if there are some")
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -51,6 +51,8 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     inputs, warnings = calibration_inputs(source, artifact, parameters, context)
     context.progress(0, 1, f"quantizing by {parameters.method}")
     quantized, found = formats.get(artifact["format"]).quantize(source, output, artifact, parameters, inputs)
+    if "overflow" in found and not inputs:
+        warnings.append("Nobody looked whether values overflow in half precision: that takes examples, with --data.")
     if "activations" in found:
         warnings += unstable(found["activations"]["unstable"])
     for path in source.iterdir():
@@ -69,8 +71,12 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
 def calibration_inputs(
     source: Path, artifact: Mapping[str, Any], parameters: Parameters, context: Context
 ) -> tuple[list[Arrays], list[str]]:
-    """(calibration examples as the artifact's inputs, warnings); none for a method that takes none."""
-    if parameters.method != "static-int8":
+    """(calibration examples as the artifact's inputs, warnings); none for a method that takes none.
+
+    Half precision takes them where there are some: they show what overflows.
+    """
+    looks = parameters.method == "fp16" and artifact["format"] == "onnx" and parameters.examples is not None
+    if parameters.method != "static-int8" and not looks:
         return [], []
     task = tasks.get(context.task)
     examples = parameters.examples or Source()
