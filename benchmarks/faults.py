@@ -439,7 +439,8 @@ def image_faults(first: Build, norm: str, last: str, pictures: Mapping[str, Any]
         Fault("cropped instead of resized", "resize", settings(resize=larger, crop={"height": height, "width": width})),
         Fault("EXIF orientation ignored", "decode", raw(_sideways), examples=[pictures["rotated"]]),
         Fault("transparency thrown away", "decode", raw(_on_black), examples=[pictures["transparent"]]),
-        Fault("grey picture from one channel", "decode", raw(lambda e: decode(e)[:, :, :1].repeat(3, axis=2))),
+        Fault("colours from one channel", "decode", raw(lambda e: decode(e)[:, :, :1].repeat(3, axis=2)),
+              examples=[pictures["coloured"]]),
         Fault("labels swapped", "labels", labels_turned),
         Fault("softmax twice", "model", graph(softmax_behind)),
         Fault("stale running statistics", "model", reset_norm(norm), norm),
@@ -524,7 +525,9 @@ def sound_builds(
         for method in filter(None, methods):
             made[f"{engine} {method}"] = work / f"{engine}-{method}"
             given = {"model": str(checkpoint), **options} if method == "static-int8" else {}
-            steps.quantize(str(float_folder), str(made[f"{engine} {method}"]), method=method, options=given)
+            parameters = {"calibration": "mse"} if method == "static-int8" else {}  # as `convert` does
+            output = str(made[f"{engine} {method}"])
+            steps.quantize(str(float_folder), output, method=method, options=given, parameters=parameters)
     return made
 
 
@@ -547,7 +550,12 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     exif[0x0112] = 6  # to be turned by a quarter
     Image.fromarray(values[:, :, :3]).save(folder / "rotated.jpg", exif=exif)
     Image.fromarray(values).save(folder / "transparent.png")
-    return {"rotated": folder / "rotated.jpg", "transparent": folder / "transparent.png"}
+    Image.fromarray(values[:, :, :3]).save(folder / "coloured.png")
+    return {
+        "coloured": folder / "coloured.png",
+        "rotated": folder / "rotated.jpg",
+        "transparent": folder / "transparent.png",
+    }
 
 
 def measured(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:

@@ -58,6 +58,12 @@ class Row:
     whole: Difference  # in a run of the second model alone
     own: Difference  # with the first model's inputs
 
+    @property
+    def role(self) -> str:
+        """What the module is in the model, whichever layer it is in: its name without numbers, and what computes it."""
+        parts = ["*" if part.isdigit() else part for part in self.module.split(".")]
+        return f"{'.'.join(parts)} ({self.kind})"
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -138,6 +144,7 @@ def bisect(
         progress(len(expected) + len(alone), total)
     names = aliases(list(first.modules), list(second.modules))
     names = {a: b for a, b in names.items() if all(fits(e[a], r[b]) for e, r in zip(expected, alone, strict=True))}
+    names = _without_shells(names, expected[0], alone[0])
     last = channels_last(names, expected, alone)
     alone = [_as_first(values, last) for values in alone]
     folded = _folded(first, names)
@@ -162,7 +169,7 @@ def bisect(
         for name in order
     ]  # fmt: skip
     limits = _limits(rows, precision)
-    faulty = [row for row in rows if not row.own.is_finite or row.own.sqnr_db < limits[role(row.module)]]
+    faulty = [row for row in rows if not row.own.is_finite or row.own.sqnr_db < limits[row.role]]
     runs = {"first": 1, "second": 2, "examples": len(examples)}
     return Bisection(rows, difference(expected, alone, OUTPUT, OUTPUT), faulty, limits, runs, unmatched)
 
@@ -278,6 +285,21 @@ def _as_first(values: Arrays, last: set[str]) -> Arrays:
     return {name: value.transpose(0, 3, 1, 2) if name in last else value for name, value in values.items()}
 
 
+def _without_shells(names: Mapping[str, str], expected: Arrays, alone: Arrays) -> dict[str, str]:
+    """The modules without those whose end the second model has not: it hands on the value of a module inside, while the
+    first goes on from there, as with an activation that became the range of a quantizer."""
+    kept = {}
+    for name, other in names.items():
+        inner = (n for n in names if n.startswith(f"{name}.") and np.array_equal(alone[names[n]], alone[other]))
+        if not any(expected[n].shape != expected[name].shape or not _alike(expected[n], expected[name]) for n in inner):
+            kept[name] = other
+    return kept
+
+
+def _alike(value: NDArray[Any], other: NDArray[Any]) -> bool:
+    return bool(np.allclose(value, other, rtol=1e-4, atol=1e-4 * float(np.abs(value).max(initial=0.0))))
+
+
 def _folded(first: Probe, names: Mapping[str, str]) -> dict[str, str]:
     """Layers into whose weights an exporter folded the norm behind them: layer → norm, whose value it now has."""
     order = list(first.modules)
@@ -302,18 +324,13 @@ def _held(all_modules: Sequence[str], order: Sequence[str]) -> tuple[dict[str, l
     return holds, waiting
 
 
-def role(module: str) -> str:
-    """What a module is in the model, whichever layer it is in: its name without numbers."""
-    return ".".join("*" if part.isdigit() else part for part in module.split("."))
-
-
 def _limits(rows: Sequence[Row], precision: str) -> dict[str, float]:
     """By role, the ratio that a module's own work must reach."""
     if precision not in FLOOR_DB:
         raise InputError(f"Unknown precision '{precision}'; known: {', '.join(FLOOR_DB)}.")
     by_role: dict[str, list[float]] = {}
     for row in rows:
-        by_role.setdefault(role(row.module), []).append(row.own.sqnr_db)
+        by_role.setdefault(row.role, []).append(row.own.sqnr_db)
     floor = FLOOR_DB[precision]
     limits = {}
     for name, ratios in by_role.items():

@@ -6,6 +6,7 @@ not counted again further on: the model is run on the first build's tensors, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -208,11 +209,10 @@ def _judge_model(
     """Decide from the answers on equal tensors whether the models are one."""
     measured = difference([{"": a} for a, _ in outputs], [{"": b} for _, b in outputs], "", "")
     flipped = [bool(kind.changed(a, b).any()) for a, b in outputs]
-    share = sum(flipped) / len(flipped)
     if not measured.is_finite:
         step.differ, step.first = len(outputs), 0
         step.what = "answers that are no numbers (NaN or infinite)"
-    elif measured.sqnr_db < FLOOR_DB[precision] or share > MOST_CHANGED[precision]:
+    elif measured.sqnr_db < FLOOR_DB[precision] or _is_more(sum(flipped), len(flipped), MOST_CHANGED[precision]):
         step.differ = sum(flipped) or len(outputs)
         step.first = flipped.index(True) if any(flipped) else 0
         step.what = (
@@ -221,6 +221,12 @@ def _judge_model(
             f"{_shape_of_answers(outputs)}"
         )
     return measured
+
+
+def _is_more(count: int, of: int, share: float) -> bool:
+    """Whether `count` of so many say that the share is larger: by chance it would come to that in less than 5 %."""
+    chance = sum(math.comb(of, k) * share**k * (1 - share) ** (of - k) for k in range(count, of + 1))
+    return count > 0 and chance < 0.05
 
 
 def _shape_of_answers(outputs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> str:
