@@ -9,6 +9,7 @@ from toolkit import checkpoint as checkpoints
 from toolkit import tasks
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
+from toolkit.tensorrt import rungs
 
 _MEASURED = ("score", "size", "latency")
 
@@ -34,6 +35,7 @@ def inspect(path: Path) -> dict[str, Any]:
             "files": {name: entry["bytes"] for name, entry in data["files"].items()},
             "refusals": data.get("refusals", []),
             "metrics": {key: metrics[key] for key in _MEASURED},
+            "validation": metrics.get("validation"),
         }  # fmt: skip
     task = tasks.of(checkpoints.check_folder(path))
     found = checkpoints.inspect(path, task)
@@ -62,7 +64,10 @@ def rows(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Facts as (name, value) rows, nested mappings flattened one level."""
     made: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if isinstance(value, dict) and not prefix and name != "metrics":
+        if name == "validation":
+            if value is not None:
+                made.append((name, rungs.sentence(value)))
+        elif isinstance(value, dict) and not prefix and name != "metrics":
             made += rows(value, f"{name}: ")
         elif name == "metrics":
             score, size = value["score"], value["size"]

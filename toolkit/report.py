@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit import answers, plot, tasks
 from toolkit.bench.statistics import compare
 from toolkit.devices import local
+from toolkit.tensorrt import rungs
 
 if TYPE_CHECKING:
     from toolkit.candidates import Candidate, Workshop
@@ -58,7 +59,7 @@ def summarize(
         "accepted": accepted,
         "chosen": winner.name,
         "budgets": workshop.recipe.budgets.model_dump(exclude_none=True),
-        "validation_rung": "L2" if winner.plan.engine == "tensorrt" else None,
+        "validation": winner.validation,
         "score": {
             "name": winner.metrics["score_name"],
             "before": workshop.reference.report["score"],
@@ -266,6 +267,18 @@ def _metrics_section(metrics: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _validation_section(found: Mapping[str, Any] | None) -> list[str]:
+    """How far the validation reached of what is built on the device."""
+    if found is None:
+        return []
+    head = ("rung", "what is looked at", "outcome", "")
+    return [
+        "<h2>Validation</h2>",
+        f"<p>{markup.escape(rungs.sentence(found))}.</p>",
+        _table(head, rungs.rows(found["steps"])),
+    ]
+
+
 def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
     """The report page: no script, nothing loaded from anywhere, readable on a phone and in the dark."""
     verdict = '<b class="good">accepted</b>' if summary["accepted"] else '<b class="bad">refused by the gates</b>'
@@ -295,6 +308,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         _table(("", "before (float checkpoint)", "after (this bundle)"), before_and_after(summary)),
         f"<p><small>Score: {markup.escape(summary['score']['how'])}. "
         f"Latency: {markup.escape(summary['latency']['how'])}.</small></p>",
+        *_validation_section(summary["validation"]),
         "<h2>Candidates</h2>",
         _table(("candidate", "size", summary["score"]["name"], "latency", "outcome"), candidates),
         "<h2>Gates</h2>",

@@ -60,6 +60,7 @@ _MODULES = {
     "qat": "toolkit.stages.qat",
     "sensitivity": "toolkit.stages.sensitivity",
     "quantize": "toolkit.stages.quantize",
+    "preflight": "toolkit.stages.preflight",
     "evaluate": "toolkit.stages.evaluate",
     "measure": "toolkit.stages.measure",
 }
