@@ -149,6 +149,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         click.echo(f"{rungs.sentence(summary['validation'])}.")
         for rung, step in summary["validation"]["steps"].items():
             click.echo(f"  {rung}: {step['detail']}")
+    if summary["engine_build"]:
+        click.echo(f"Engine: {summary['engine_build']['detail']}.")
     click.echo()
     output.print_table(
         "Candidates",

@@ -6,10 +6,14 @@ there (L4) may be called verified. An engine that TensorRT-RTX builds without a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from toolkit.gates import Verdict, classes, operators, parity, score
+from toolkit.storage import sha256_file
+from toolkit.tensorrt.recipe import ENGINES
 
 RUNGS = {
     "L0": "operators, number formats and quantization by the rule table of the target's TensorRT",
@@ -35,6 +39,31 @@ def of(preflight: Mapping[str, Any], verdicts: Sequence[Verdict], examples: int 
     if answered:
         shown = next((verdict for verdict in answered if not verdict.passed), answered[0])
         steps["L2"] = {"passed": shown.passed, "detail": f"{examples} examples; {shown.reason}"}
+    return {"rung": reached(steps), "steps": steps}
+
+
+def with_engines(validation: Mapping[str, Any] | None, folder: Path, onnx: Path) -> dict[str, Any] | None:
+    """The validation of a bundle with the engine that was built on the device since, if its folder has one of this very
+    ONNX file: rung L3."""
+    if validation is None:
+        return None
+    for engine in sorted((folder / ENGINES).glob("*.json")):
+        try:
+            known = json.loads(engine.read_text(encoding="utf-8"))
+            built_from, whole = known["built_from"], sha256_file(engine.with_name(known["engine"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        fits = built_from.get("onnx_sha256") == sha256_file(onnx) and whole == known.get("engine_sha256")
+        if known.get("on_device") and fits:
+            return with_engine(validation, known)
+    return dict(validation)
+
+
+def with_engine(validation: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The validation with an engine that build_engine.py built on the device; `known` is its report."""
+    made = known["built_from"]
+    by = f"{made['device']}, compute capability {made['compute_capability']}, TensorRT {made['version']}"
+    steps = {**validation["steps"], "L3": {"passed": True, "detail": f"{known['typing']}; {by}"}}
     return {"rung": reached(steps), "steps": steps}
 
 
