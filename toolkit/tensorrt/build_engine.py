@@ -469,9 +469,12 @@ def main(arguments):
             given.runtime,
             given.compute_capability,
         )
+    except OSError as error:  # a full disk, a folder that is read-only
+        code, known = BAD_BUNDLE, {"error": f"cannot keep the engine: {error}", "exit_code": BAD_BUNDLE}
     except BuildError as error:
         code, known = error.code, {"error": str(error), "exit_code": error.code}
-        print(f"Error: {error}", file=sys.stderr)
+    if code:
+        print(f"Error: {known['error']}", file=sys.stderr)
     if given.report:
         write_whole(given.report.resolve(), json.dumps(known, sort_keys=True).encode("utf-8") + b"\n")
     return code

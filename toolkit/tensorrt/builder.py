@@ -17,12 +17,19 @@ from toolkit.tensorrt import recipe as recipes
 
 TIMEOUT_SECONDS = 3600.0
 # By the exit code of build_engine.py.
-_ERRORS: dict[int, type[ToolkitError]] = {1: RefusedError, 2: InputError, 3: MissingDependencyError}
+ERRORS: dict[int, type[ToolkitError]] = {1: RefusedError, 2: InputError, 3: MissingDependencyError}
 
 
 def rtx_is_available() -> bool:
     """Whether TensorRT-RTX is installed here."""
     return importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+def describe() -> dict[str, Any]:
+    """What this machine is, as the script sees it: device, compute capability, L4T, image."""
+    done = subprocess.run([sys.executable, str(recipes.SCRIPT), "--describe"], capture_output=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def run(
@@ -50,7 +57,7 @@ def run(
             raise InputError(f"The builder's process ended {how}; the memory may have run out.")
         known: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     if "error" in known:
-        raise _ERRORS[known["exit_code"]](known["error"])
+        raise ERRORS[known["exit_code"]](known["error"])
     return known
 
 
