@@ -50,26 +50,16 @@ def folder_for(target: Target, artifact: Path, output: Path, **changed: Any) -> 
     return output
 
 
-@pytest.fixture(scope="module")
-def artifacts(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("typed")
-    return {
-        "fp16 encoder": typed_onnx.encoder(tuned, folder),
-        "int8 network": typed_onnx.convolutions(folder, "static-int8"),
-        "float network": typed_onnx.convolutions(folder, None),
-    }
-
-
 # Engines for RTX GPUs
 
 
 @pytest.mark.parametrize("target", ["a10", "rtx-4090", "rtx-5090"])
 @pytest.mark.parametrize("which", ["fp16 encoder", "int8 network"])
 def test_an_engine_is_built_for_a_gpu_that_is_not_here(
-    which: str, target: str, artifacts: dict[str, Path], tmp_path: Path
+    which: str, target: str, typed: dict[str, Path], tmp_path: Path
 ) -> None:
     profile = targets.resolve(target)
-    folder = folder_for(profile, artifacts[which], tmp_path / "bundle")
+    folder = folder_for(profile, typed[which], tmp_path / "bundle")
     lines: list[str] = []
     known = builder.run(folder, RTX, on_line=lines.append)
     engine = folder / "engines" / known["engine"]
@@ -87,30 +77,30 @@ def test_an_engine_is_built_for_a_gpu_that_is_not_here(
 
 
 @pytest.mark.parametrize("which", ["fp16 encoder", "int8 network"])
-def test_an_engine_for_the_a100_class_is_built_too(which: str, artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("a10"), artifacts[which], tmp_path / "bundle")
+def test_an_engine_for_the_a100_class_is_built_too(which: str, typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("a10"), typed[which], tmp_path / "bundle")
     known = builder.run(folder, [*RTX, "--compute-capability", "8.0"])
     assert known["built_from"]["compute_capability"] == "8.0"
 
 
 @pytest.mark.parametrize("capability", ["8.7", "9.0", "11.0"])
 def test_other_gpus_are_refused_with_those_that_are_known(
-    capability: str, artifacts: dict[str, Path], tmp_path: Path
+    capability: str, typed: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = folder_for(targets.resolve("a10"), artifacts["int8 network"], tmp_path / "bundle")
+    folder = folder_for(targets.resolve("a10"), typed["int8 network"], tmp_path / "bundle")
     with pytest.raises(RefusedError, match=rf"compute capability {capability}; known: SM120, SM121, SM75, SM80"):
         builder.run(folder, [*RTX, "--compute-capability", capability])
     assert not list((folder / "engines").glob("*.*e*"))
 
 
-def test_float_matrices_are_refused_for_turing(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("t4"), artifacts["float network"], tmp_path / "bundle")
+def test_float_matrices_are_refused_for_turing(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("t4"), typed["float network"], tmp_path / "bundle")
     with pytest.raises(RefusedError, match=r"FP32 GEMM is not supported.*ONNX Runtime instead"):
         builder.run(folder, RTX)
 
 
-def test_an_engine_is_built_anew_only_when_something_differs(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("rtx-4090"), artifacts["int8 network"], tmp_path / "bundle")
+def test_an_engine_is_built_anew_only_when_something_differs(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("rtx-4090"), typed["int8 network"], tmp_path / "bundle")
     first = builder.run(folder, RTX)
     assert builder.run(folder, RTX) == {**first, "cached": True}
     # Another GPU, another recipe.
@@ -129,8 +119,8 @@ def test_an_engine_is_built_anew_only_when_something_differs(artifacts: dict[str
     assert not builder.run(folder, RTX)["cached"]
 
 
-def test_two_builds_at_a_time_wait_for_one_another(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("rtx-4090"), artifacts["int8 network"], tmp_path / "bundle")
+def test_two_builds_at_a_time_wait_for_one_another(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("rtx-4090"), typed["int8 network"], tmp_path / "bundle")
     command = [sys.executable, str(folder / "build_engine.py"), *RTX]
     both = [
         subprocess.Popen([*command, "--report", str(tmp_path / f"{n}.json")], stdout=subprocess.PIPE, text=True)
@@ -142,8 +132,8 @@ def test_two_builds_at_a_time_wait_for_one_another(artifacts: dict[str, Path], t
     assert sorted(each["cached"] for each in known) == [False, True]
 
 
-def test_a_changed_onnx_file_is_not_built(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("rtx-4090"), artifacts["int8 network"], tmp_path / "bundle")
+def test_a_changed_onnx_file_is_not_built(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("rtx-4090"), typed["int8 network"], tmp_path / "bundle")
     with (folder / "model.onnx").open("ab") as stream:
         stream.write(b"\0")
     with pytest.raises(InputError, match=r"model\.onnx was changed"):
@@ -153,15 +143,15 @@ def test_a_changed_onnx_file_is_not_built(artifacts: dict[str, Path], tmp_path: 
         builder.run(folder, RTX)
 
 
-def test_a_build_that_takes_too_long_is_ended(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("rtx-4090"), artifacts["fp16 encoder"], tmp_path / "bundle")
+def test_a_build_that_takes_too_long_is_ended(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("rtx-4090"), typed["fp16 encoder"], tmp_path / "bundle")
     with pytest.raises(InputError, match=r"did not end within 0\.05 s"):
         builder.run(folder, RTX, timeout_seconds=0.05)
 
 
 @pytest.mark.skipif(script.cuda_device()[1] is not None, reason="has a GPU")
-def test_tensorrt_itself_wants_the_gpu(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_for(targets.resolve("jetson"), artifacts["int8 network"], tmp_path / "bundle")
+def test_tensorrt_itself_wants_the_gpu(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("jetson"), typed["int8 network"], tmp_path / "bundle")
     with pytest.raises(MissingDependencyError, match="no module tensorrt"):
         builder.run(folder, [])
     shutil.copy(stand_in_tensorrt.__file__, tmp_path / "bundle" / "tensorrt.py")
@@ -315,12 +305,12 @@ def test_the_power_mode_is_read(said: str, mode: str | None) -> None:
 # The recipe
 
 
-def test_shapes_follow_the_data(artifacts: dict[str, Path]) -> None:
-    texts = json.loads((artifacts["fp16 encoder"] / "artifact.json").read_text())
+def test_shapes_follow_the_data(typed: dict[str, Path]) -> None:
+    texts = json.loads((typed["fp16 encoder"] / "artifact.json").read_text())
     made = recipes.shapes(texts, DATA_REPORT)
     assert set(made) == {"input_ids", "attention_mask", "token_type_ids"}
     assert made["input_ids"] == {"min": [1, 1], "opt": [1, 48], "max": [1, 64]}
-    images = json.loads((artifacts["int8 network"] / "artifact.json").read_text())
+    images = json.loads((typed["int8 network"] / "artifact.json").read_text())
     side = typed_onnx.SIDE
     assert recipes.shapes(images, {}) == {
         "pixel_values": {place: [1, 1, side, side] for place in ("min", "opt", "max")}

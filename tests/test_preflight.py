@@ -22,20 +22,9 @@ from toolkit.tensorrt import preflight, rungs
 JETSON_TABLES = ("tensorrt-10.3", "tensorrt-10.13", "tensorrt-10.16", "tensorrt-11")
 
 
-@pytest.fixture(scope="module")
-def float_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return typed_onnx.convolutions(tmp_path_factory.mktemp("float"), None) / "model.onnx"
-
-
-@pytest.fixture(scope="module")
-def accepted(tuned: Path, float_network: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What this toolkit makes for TensorRT."""
-    folder = tmp_path_factory.mktemp("typed")
-    return {
-        "fp16 encoder": typed_onnx.encoder(tuned, folder) / "model.onnx",
-        "int8 network": typed_onnx.convolutions(folder, "static-int8") / "model.onnx",
-        "float network": float_network,
-    }
+@pytest.fixture
+def float_network(typed: dict[str, Path]) -> Path:
+    return typed["float network"] / "model.onnx"
 
 
 def quantized_by_onnxruntime(source: Path, output: Path, **given: Any) -> Path:
@@ -103,19 +92,19 @@ def test_symmetric_int8_of_onnxruntime_with_float_biases_is_accepted(float_netwo
 
 
 @pytest.mark.parametrize("which", ["fp16 encoder", "int8 network", "float network"])
-def test_what_this_toolkit_makes_is_accepted(which: str, accepted: dict[str, Path]) -> None:
-    answer = preflight.ask(accepted[which])
+def test_what_this_toolkit_makes_is_accepted(which: str, typed: dict[str, Path]) -> None:
+    answer = preflight.ask(typed[which] / "model.onnx")
     assert answer.status == "accepted"
     assert parser.check(answer.as_dict()).passed
     for table in (*JETSON_TABLES, "tensorrt-rtx-1.7"):
-        found = onnx_graph.check(accepted[which], rules.load(table))
+        found = onnx_graph.check(typed[which] / "model.onnx", rules.load(table))
         assert found.refused == []
         assert found.unknown == []
         assert found.nodes > 5
 
 
-def test_an_opset_that_is_too_new_is_one_finding(accepted: dict[str, Path]) -> None:
-    found = onnx_graph.check(accepted["float network"], rules.load("tensorrt-8.2"))
+def test_an_opset_that_is_too_new_is_one_finding(typed: dict[str, Path]) -> None:
+    found = onnx_graph.check(typed["float network"] / "model.onnx", rules.load("tensorrt-8.2"))
     assert [finding.rule for finding in found.refused] == ["opset"]
     assert found.refused[0].reason == "TensorRT 8.2 takes opsets up to 13; this is 20"
 

@@ -115,7 +115,8 @@ def _there(
             known = _trtexec(manifest, device, folder, found, timeout_seconds, on_line)
         elif "error" in known:
             raise builder.ERRORS[known["exit_code"]](f"{device.name}: {known['error']}")
-        _bring(manifest.folder, device, folder / recipes.ENGINES / known["engine"], known)
+        if f"{recipes.ENGINES}/{known['engine']}" not in manifest.data["files"]:  # those are the bundle's own
+            _bring(manifest.folder, device, folder / recipes.ENGINES / known["engine"], known)
     return known
 
 
