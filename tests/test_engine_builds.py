@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -130,6 +133,39 @@ def test_two_builds_at_a_time_wait_for_one_another(typed: dict[str, Path], tmp_p
     assert [process.returncode for process in both] == [0, 0], said
     known = [json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2)]
     assert sorted(each["cached"] for each in known) == [False, True]
+
+
+def test_a_build_dies_with_who_started_it(typed: dict[str, Path], tmp_path: Path) -> None:
+    folder = folder_for(targets.resolve("rtx-4090"), typed["fp16 encoder"], tmp_path / "bundle")
+    code = (
+        "import sys; from pathlib import Path; from toolkit.tensorrt import builder; "
+        f"builder.run(Path({str(folder)!r}), {RTX!r}, on_line=lambda line: print(line, flush=True))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert "strongly typed" in parent.stdout.readline()  # the builder has begun
+    (started,) = builders(folder)
+    os.kill(started, signal.SIGSTOP)  # it would end at its next line, whose reader has gone
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while builders(folder) and time.monotonic() < deadline:
+        pass
+    left = builders(folder)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not left
+
+
+def builders(folder: Path) -> list[int]:
+    """Processes that run the builder script on a folder; one that has ended has no command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if str(folder) in words and str(recipes.SCRIPT) in words:
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_a_changed_onnx_file_is_not_built(typed: dict[str, Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A command is a list of arguments; the one string that ssh hands to the remote sh
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -49,15 +50,16 @@ class Ssh:
         return [*made, "--", self.host.strip("[]"), shlex.join(arguments)]
 
     def run(
-        self, arguments: Sequence[str], *, timeout_seconds: float = 60, given: bytes | None = None
+        self, arguments: Sequence[str], *, timeout_seconds: float = 60, given: Path = Path(os.devnull)
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command there with `given` as its input. Raises MissingDependencyError if the device is not reached, or
-        does not answer in time."""
+        """Run a command there with a file's content as its input. Raises MissingDependencyError if the device is not
+        reached, or does not answer in time."""
         try:
-            done = subprocess.run(
-                self.command(arguments), input=given or b"", capture_output=True, timeout=timeout_seconds, check=False
-            )
-        except FileNotFoundError as error:
+            with given.open("rb") as stream:
+                done = subprocess.run(
+                    self.command(arguments), stdin=stream, capture_output=True, timeout=timeout_seconds, check=False
+                )
+        except FileNotFoundError as error:  # ssh; `given` is there
             raise MissingDependencyError("There is no ssh on this machine; install OpenSSH's client.") from error
         except subprocess.TimeoutExpired as error:
             raise MissingDependencyError(f"{self.name} did not answer within {timeout_seconds:g} s.") from error
@@ -100,7 +102,7 @@ class Ssh:
         """Write a file there. Raises InputError if that fails."""
         done = self.run(
             ["sh", "-c", 'cat > "$1"', "sh", str(destination)],
-            given=source.read_bytes(),
+            given=source,
             timeout_seconds=timeout_seconds,
         )
         if done.returncode:

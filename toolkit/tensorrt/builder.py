@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,13 @@ def run(
 
 def _stream(command: Sequence[str], timeout_seconds: float, on_line: Callable[[str], None]) -> int:
     """Run a command, hand its lines on as they come; its exit code. Raises TimeoutExpired after ending it."""
-    import threading
-
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=child.environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=child.environment(),
+        preexec_fn=child.bound(),
     ) as process:
         timer = threading.Timer(timeout_seconds, process.kill)
         timer.start()

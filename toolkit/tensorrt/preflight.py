@@ -79,7 +79,12 @@ def ask(model: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> Preflight:
         command = [sys.executable, "-P", str(_ASK), str(model), str(answer)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout_seconds, check=False, env=child.environment()
+                command,
+                capture_output=True,
+                timeout=timeout_seconds,
+                check=False,
+                env=child.environment(),
+                preexec_fn=child.bound(),
             )
         except subprocess.TimeoutExpired:
             return Preflight("unknown", PACKAGE, [f"the parser did not end within {timeout_seconds:g} s"])
