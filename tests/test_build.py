@@ -32,11 +32,11 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 SCRIPTS = {"build.json", "build_engine.py", "build_engine.sh"}
 
 
-def profile(folder: Path, *, offline: bool) -> Path:
+def profile(folder: Path, *, offline: bool, rules: str = "tensorrt-10.3") -> Path:
     """A GPU for which TensorRT-RTX builds without it, or one for which it does not: fp16 alone, so that it is quick."""
     support = {
         "name": "tensorrt", "processor": "gpu", "precisions": ["fp16"], "versions": ">=10.3,<11",
-        "onnx_opset_max": 20, "rules": "tensorrt-10.3",
+        "onnx_opset_max": 20, "rules": rules,
     }  # fmt: skip
     other = {"name": "tensorrt-rtx" if offline else "another", "note": "made up"}
     name = "small-rtx" if offline else "small-jetson"
@@ -137,6 +137,17 @@ def bare(rtx: Any, hidden: dict[str, str], work: Path, tuned: Path, few: Path) -
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return work / "bare", done.stdout
+
+
+def test_a_graph_that_the_table_refuses_is_not_accepted(rtx: Any, tuned: Path, few: Path, tmp_path: Path) -> None:
+    target = str(profile(tmp_path, offline=False, rules="tensorrt-8.6"))
+    with pytest.raises(RefusedError, match=r"refused by operators: rule opset of tensorrt-8\.6") as caught:
+        toolkit.convert(tuned, target=target, data=str(few), output=str(tmp_path / "out"), min_score="90%")
+    summary = caught.value.bundle.summary
+    assert not summary["accepted"]
+    assert summary["validation"]["rung"] is None
+    assert summary["validation"]["steps"]["L2"]["passed"]  # which does not count above a refusal
+    assert "no rung was reached" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_without_the_extra_the_scripts_are_shipped_and_a_line_says_so(
