@@ -139,6 +139,19 @@ def tuned(converted: Any, cache_folder: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.fixture(scope="session")
+def typed(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Artifact folders for TensorRT: that checkpoint in fp16, and a small network of convolutions."""
+    from tests import typed_onnx
+
+    folder = tmp_path_factory.mktemp("typed")
+    return {
+        "fp16 encoder": typed_onnx.encoder(tuned, folder),
+        "int8 network": typed_onnx.convolutions(folder, "static-int8"),
+        "float network": typed_onnx.convolutions(folder, None),
+    }
+
+
 @pytest.fixture(scope="module")
 def torch_as_before() -> Iterator[None]:
     """Training stages set torch's threads and determinism for their process, which in a test is everybody's."""

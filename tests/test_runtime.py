@@ -330,6 +330,10 @@ def test_tensorrt_stands_in_with_a_warning_and_the_same_numbers(onnx_file: Path)
     assert np.array_equal(
         engine.run(feed(12))["logits"], engines.get("onnxruntime").load(onnx_file).run(feed(12))["logits"]
     )
+    with pytest.warns(UserWarning, match="on ONNX Runtime's (CPU|CUDA) kernels"):  # an application is told which
+        used = module.load_for_use(onnx_file)  # type: ignore[attr-defined]
+    assert used.describe()["provider"].startswith(("CPU", "CUDA"))
+    assert np.allclose(used.run(feed(12))["logits"], engine.run(feed(12))["logits"], atol=1e-4)
     assert module.NUMERICS_ONLY  # type: ignore[attr-defined]
     assert module.version() == engines.get("onnxruntime").version()
 

@@ -80,11 +80,13 @@ def write(
     receipts: Any,
     report: str,
     replace: bool,
+    more: Callable[[Path], None] | None = None,
 ) -> Bundle:
     """Write a bundle in one step: it is whole at `destination`, or there is nothing.
 
     `receipts` and `golden` are functions that write into a folder, the receipts and what golden examples need; the
-    latter returns these. Raises InputError if the folder cannot be written.
+    latter returns these. `more` writes what else the engine wants into the bundle. Raises InputError if the folder
+    cannot be written.
     """
     if destination.exists() and not replace:
         raise InputError(f"{destination} exists already; remove it, choose another -o, or add --overwrite.")
@@ -97,6 +99,8 @@ def write(
         (aside / "recipe.yaml").write_text(recipe, encoding="utf-8")
         receipts(aside / "receipts")
         (aside / "report.html").write_text(report, encoding="utf-8")
+        if more is not None:
+            more(aside)
         files = sorted(path for path in aside.rglob("*") if path.is_file())
         data["files"] = {
             path.relative_to(aside).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}

@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit import answers, estimate, tasks
+from toolkit import answers, estimate, rules, tasks
 from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
 from toolkit.export import FORMAT_OF_ENGINE
-from toolkit.gates import Verdict, classes, memory, parity, score, size, speed
+from toolkit.gates import Verdict, classes, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
+from toolkit.storage import sha256_json
 from toolkit.target import Target
 from toolkit.tasks.lengths import MOST_BUCKETS
+from toolkit.tensorrt import rungs
 
 PARITY_EXAMPLES = 256
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
@@ -44,6 +46,7 @@ class Candidate:
     plan: CandidatePlan
     built: Finished | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
+    preflight: Finished | None = None  # of one whose engine is built on the device
     answers: Finished | None = None  # the evaluation that covers the most examples so far
     verdicts: list[Verdict] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +77,13 @@ class Candidate:
         """The most memory of the process that evaluated it: Python, engine, model and the examples."""
         return self.answers.receipt.get("peak_rss_bytes") if self.answers else None
 
+    @property
+    def validation(self) -> dict[str, Any] | None:
+        """How far the validation reached of one whose engine is built on the device; None for any other."""
+        if self.preflight is None:
+            return None
+        return rungs.of(self.preflight.report, self.verdicts, self.metrics.get("examples"))
+
     def as_dict(self) -> dict[str, Any]:
         """For the report and the manifest."""
         latency = None
@@ -93,6 +103,7 @@ class Candidate:
             "latency": latency,
             "agreement": self.agreement,
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
+            "validation": self.validation,
             "outcome": self.outcome,
         }
 
@@ -206,6 +217,18 @@ class Workshop:
             data=data,
         )
 
+    def preflight(self, built: Finished, name: str) -> Finished:
+        """What the target's rule table and NVIDIA's parser say of an artifact for TensorRT."""
+        table = self.target.engine("tensorrt").rules
+        return self.runner.run(
+            "preflight",
+            built.output,
+            {"rules": table, "rules_sha256": sha256_json(rules.load(table).model_dump(mode="json")) if table else None},
+            title=f"preflight {name}{self.suffix}",
+            reason="what the device would refuse is refused here",
+            inputs={"source": built.sha256},
+        )
+
 
 def file_kind(engine: str) -> str:
     """What people call the files that an engine runs."""
@@ -250,6 +273,8 @@ def make(workshop: Workshop) -> list[Candidate]:
                 built = workshop.quantize(exported, candidate.plan)
                 artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
                 candidate.built, candidate.artifact = built, artifact
+                if candidate.plan.engine == "tensorrt":
+                    candidate.preflight = workshop.preflight(built, candidate.name)
                 # A float build of the original has its score to within rounding; that of another model may not.
                 part = candidate.plan.method is None and workshop.checkpoint.sha256 == workshop.original.sha256
                 first = PARITY_EXAMPLES if part else None
@@ -275,7 +300,7 @@ def make(workshop: Workshop) -> list[Candidate]:
 
 
 def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
-    """Parity (float), score, classes, size and memory, from the answers at hand."""
+    """Preflight (TensorRT), parity (float), score, classes, size and memory, from the answers at hand."""
     assert workshop.reference is not None  # noqa: S101 - made before any candidate is judged
     assert workshop.own is not None  # noqa: S101
     if candidate.answers is None:
@@ -286,6 +311,9 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
     names = workshop.names()
     candidate.agreement = answers.get(task.ANSWERS).agreement(reference, said, names)
     candidate.verdicts = []
+    if candidate.preflight is not None:
+        found = candidate.preflight.report
+        candidate.verdicts += [operators.check(found["rules"]), parser.check(found["parser"])]
     if candidate.plan.method is None:
         candidate.verdicts.append(parity.check(workshop.answers(workshop.own), said, task.ANSWERS))
     examples = task.read_examples(workshop.data.output, "eval")[: candidate.metrics["examples"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -35,6 +36,11 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def bound() -> Callable[[], None]:
+    """For a process that imports nothing of this toolkit: the `preexec_fn` by which it dies with this one."""
+    return functools.partial(die_with_parent, os.getpid())
 
 
 def peak_rss_bytes() -> int | None:

@@ -29,6 +29,8 @@ from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime import unloaded
 from toolkit.runtime.manifest import Manifest
+from toolkit.tensorrt import engine as engine_builds
+from toolkit.tensorrt.engine import BuildFiles
 
 
 def prepare(runner: Runner, made: Plan) -> Finished:
@@ -98,11 +100,12 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
         )
         result = _convert(workshop)
         result = _compress(made, result) or result
+    build = _build_files(result)
     summary = report.summarize(
         result.workshop, result.candidates, result.winner, result.accepted, result.timing,
-        compression=result.compression, seconds=time.monotonic() - started,
+        compression=result.compression, build=build.as_dict() if build else None, seconds=time.monotonic() - started,
     )  # fmt: skip
-    written = _write_bundle(made, result, summary)
+    written = _write_bundle(made, result, summary, build)
     bundle = Bundle(written.path, written.manifest, {**summary, "bundle": str(written.path)})
     if not result.accepted:
         more = f" {result.compression['outcome']}." if result.compression else ""
@@ -177,7 +180,15 @@ def _over_budget(plain: _Result) -> bool:
     )
 
 
-def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundle:
+def _build_files(result: _Result) -> BuildFiles | None:
+    """What the winner's engine is built by, and the engine where it can be built here; None for other engines."""
+    workshop, winner = result.workshop, result.winner
+    if winner.plan.engine != "tensorrt" or winner.built is None:
+        return None
+    return engine_builds.prepare(workshop.runner, winner.built, winner.artifact, workshop.data_report, workshop.target)
+
+
+def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any], build: BuildFiles | None) -> Bundle:
     workshop, winner, accepted = result.workshop, result.winner, result.accepted
     assert winner.built is not None  # noqa: S101 - only built candidates are chosen
     assert winner.answers is not None  # noqa: S101
@@ -240,6 +251,7 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any]) -> Bundl
         receipts=workshop.runner.write_receipts,
         report=report.html(summary, workshop.runner.receipts, made.recipe),
         replace=made.options.overwrite,
+        more=build.write if build else None,
     )
 
 

@@ -9,6 +9,7 @@ from toolkit import checkpoint as checkpoints
 from toolkit import tasks
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
+from toolkit.tensorrt import rungs
 
 _MEASURED = ("score", "size", "latency")
 
@@ -34,6 +35,8 @@ def inspect(path: Path) -> dict[str, Any]:
             "files": {name: entry["bytes"] for name, entry in data["files"].items()},
             "refusals": data.get("refusals", []),
             "metrics": {key: metrics[key] for key in _MEASURED},
+            "validation": rungs.with_engines(metrics.get("validation"), path, manifest.artifact),
+            "engine_build": metrics.get("engine_build"),
         }  # fmt: skip
     task = tasks.of(checkpoints.check_folder(path))
     found = checkpoints.inspect(path, task)
@@ -62,7 +65,11 @@ def rows(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Facts as (name, value) rows, nested mappings flattened one level."""
     made: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if isinstance(value, dict) and not prefix and name != "metrics":
+        if name in ("validation", "engine_build"):
+            if value is not None:
+                said = rungs.sentence(value) if name == "validation" else value["detail"]
+                made.append((name.replace("_", " "), said))
+        elif isinstance(value, dict) and not prefix and name != "metrics":
             made += rows(value, f"{name}: ")
         elif name == "metrics":
             score, size = value["score"], value["size"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit import answers, plot, tasks
 from toolkit.bench.statistics import compare
 from toolkit.devices import local
+from toolkit.tensorrt import rungs
 
 if TYPE_CHECKING:
     from toolkit.candidates import Candidate, Workshop
@@ -23,6 +24,7 @@ def summarize(
     timing: Mapping[str, Any],
     *,
     compression: Mapping[str, Any] | None,
+    build: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
     """Score, size and latency before and after, every candidate's outcome, the data report."""
@@ -58,7 +60,8 @@ def summarize(
         "accepted": accepted,
         "chosen": winner.name,
         "budgets": workshop.recipe.budgets.model_dump(exclude_none=True),
-        "validation_rung": "L2" if winner.plan.engine == "tensorrt" else None,
+        "validation": winner.validation,
+        "engine_build": dict(build) if build is not None else None,
         "score": {
             "name": winner.metrics["score_name"],
             "before": workshop.reference.report["score"],
@@ -266,6 +269,20 @@ def _metrics_section(metrics: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _validation_section(found: Mapping[str, Any] | None, build: Mapping[str, Any] | None) -> list[str]:
+    """How far the validation reached of what is built on the device, and what became of its engine."""
+    if found is None:
+        return []
+    engine = [f"<p>Engine: {markup.escape(build['detail'])}.</p>"] if build else []
+    head = ("rung", "what is looked at", "outcome", "")
+    return [
+        "<h2>Validation</h2>",
+        f"<p>{markup.escape(rungs.sentence(found))}.</p>",
+        _table(head, rungs.rows(found["steps"])),
+        *engine,
+    ]
+
+
 def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
     """The report page: no script, nothing loaded from anywhere, readable on a phone and in the dark."""
     verdict = '<b class="good">accepted</b>' if summary["accepted"] else '<b class="bad">refused by the gates</b>'
@@ -295,6 +312,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         _table(("", "before (float checkpoint)", "after (this bundle)"), before_and_after(summary)),
         f"<p><small>Score: {markup.escape(summary['score']['how'])}. "
         f"Latency: {markup.escape(summary['latency']['how'])}.</small></p>",
+        *_validation_section(summary["validation"], summary["engine_build"]),
         "<h2>Candidates</h2>",
         _table(("candidate", "size", summary["score"]["name"], "latency", "outcome"), candidates),
         "<h2>Gates</h2>",

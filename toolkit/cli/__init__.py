@@ -22,6 +22,7 @@ _VERBS = {
     "prune": "Take layers, units, heads or tokens out of a checkpoint.",
     "export": "Export a checkpoint to one engine's format.",
     "quantize": "Quantize an exported artifact, or a checkpoint for an engine.",
+    "build": "Build a bundle's TensorRT engine on its device.",
     "bench": "Measure a bundle's latency, cold start and memory.",
     "inspect": "Show what a model or a bundle is.",
     "check": "Compare two builds of a model from the raw example to the label.",

@@ -143,11 +143,14 @@ def print_summary(summary: dict[str, Any]) -> None:
             output.print_table(f"Compression, judged as {found['basis']}", report.CHAIN_HEAD, report.chain_rows(found))
         click.echo(f"Compression: {found['outcome']}.")
     click.echo(f"Behaviour: {summary['behaviour']['sentence']}.")
-    if summary["validation_rung"]:
-        click.echo(
-            f"Validation rung {summary['validation_rung']}: the typed ONNX gives these answers on ONNX Runtime's CPU "
-            "kernels;\nits TensorRT engine is built and checked on the device."
-        )
+    if summary["validation"]:
+        from toolkit.tensorrt import rungs
+
+        click.echo(f"{rungs.sentence(summary['validation'])}.")
+        for rung, step in summary["validation"]["steps"].items():
+            click.echo(f"  {rung}: {step['detail']}")
+    if summary["engine_build"]:
+        click.echo(f"Engine: {summary['engine_build']['detail']}.")
     click.echo()
     output.print_table(
         "Candidates",

@@ -1,8 +1,8 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU unless told otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from toolkit.errors import InputError, missing_extra
 
 NAME = "onnxruntime"
 SUFFIX = ".onnx"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 _DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
 
@@ -33,17 +34,22 @@ def version() -> str:
     return str(_import().__version__)
 
 
-class OnnxRuntimeEngine:
-    """One CPU session."""
+def has_cuda() -> bool:
+    """Whether the installed onnxruntime has its CUDA provider; that it starts is another thing."""
+    return CUDA in _import().get_available_providers()
 
-    def __init__(self, path: Path, threads: int) -> None:
+
+class OnnxRuntimeEngine:
+    """One session."""
+
+    def __init__(self, path: Path, threads: int, providers: Sequence[str]) -> None:
         ort = _import()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime raises a class per status code, all direct children of Exception
             raise InputError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
         self._threads = threads
@@ -72,6 +78,7 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def load(path: Path, threads: int = 1) -> OnnxRuntimeEngine:
-    """Load `path` with `threads` intra-op threads. Raises InputError if the file is not a model it can run."""
-    return OnnxRuntimeEngine(path, threads)
+def load(path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)) -> OnnxRuntimeEngine:
+    """Load `path` with `threads` intra-op threads, on the first of `providers` that starts. Raises InputError if the
+    file is not a model it can run."""
+    return OnnxRuntimeEngine(path, threads, providers)

@@ -24,9 +24,24 @@ def version() -> str:
 
 def load(path: Path, threads: int = 1) -> onnxruntime.OnnxRuntimeEngine:
     """Load the typed ONNX for its numerics. Warns that this is not the device's engine."""
+    engine = onnxruntime.load(path, threads)
+    _warn(engine)
+    return engine
+
+
+def load_for_use(path: Path, threads: int = 1) -> onnxruntime.OnnxRuntimeEngine:
+    """Load the typed ONNX for an application that has no TensorRT of its own: on CUDA where onnxruntime starts it, else
+    on the CPU. Warns which of the two it is."""
+    providers = [onnxruntime.CUDA, onnxruntime.CPU] if onnxruntime.has_cuda() else [onnxruntime.CPU]
+    engine = onnxruntime.load(path, threads, providers)
+    _warn(engine)
+    return engine
+
+
+def _warn(engine: onnxruntime.OnnxRuntimeEngine) -> None:
+    kernels = engine.describe()["provider"].removesuffix("ExecutionProvider")
     warnings.warn(
         "This artifact is for TensorRT, whose engine is built on the device. It runs here on ONNX Runtime's "
-        "CPU kernels: same answers, not the device's speed.",
-        stacklevel=2,
+        f"{kernels} kernels: same answers, not the device's speed.",
+        stacklevel=3,
     )
-    return onnxruntime.load(path, threads)

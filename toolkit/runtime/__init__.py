@@ -38,7 +38,8 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: 
     module = engines.get(manifest.engine)
     package = getattr(module, "distribution", lambda: manifest.engine)()
     manifests.check_engine_version(manifest, package, module.version())
-    return _pipeline(manifest.task)(manifest, module.load(manifest.artifact, threads or manifest.threads))
+    start = getattr(module, "load_for_use", module.load)
+    return _pipeline(manifest.task)(manifest, start(manifest.artifact, threads or manifest.threads))
 
 
 def unloaded(manifest: manifests.Manifest) -> Pipeline:

@@ -33,7 +33,8 @@ _REQUIRED = {
 
 # What was measured, and when, differs from run to run; what the bundle *is* does not.
 _NOT_CONTENT = ("metrics", "content_hash", "accepted", "refusals")
-_NOT_CONTENT_FILES = ("report.html", "receipts/")
+# An engine is made of what is content, by another program.
+_NOT_CONTENT_FILES = ("report.html", "receipts/", "engines/")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ _MODULES = {
     "qat": "toolkit.stages.qat",
     "sensitivity": "toolkit.stages.sensitivity",
     "quantize": "toolkit.stages.quantize",
+    "preflight": "toolkit.stages.preflight",
+    "build": "toolkit.stages.build",
     "evaluate": "toolkit.stages.evaluate",
     "measure": "toolkit.stages.measure",
 }
