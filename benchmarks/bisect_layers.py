@@ -24,7 +24,7 @@ from toolkit import bisect as bisection
 from toolkit import builds, steps
 from toolkit.builds import Build
 from toolkit.export.flatbuffer import short_names
-from toolkit.probes import Probe
+from toolkit.probes import OUTPUT, Probe
 from toolkit.probes import litert as litert_probe
 from toolkit.probes import onnx as onnx_probe
 from toolkit.runner import library_versions
@@ -89,6 +89,8 @@ def is_named(row: bisection.Row | None, wanted: list[str], first: Probe) -> bool
     """Whether a row says that the fault is in one of the modules `wanted`, called as an exporter calls them."""
     if row is None:
         return False
+    if not any("." in name for name in wanted):  # the last layer gives the output itself, which is called like that
+        return row.module == OUTPUT
     known = bisection.aliases(list(first.modules), wanted)
     names = set(known) | {name for name in wanted if name in first.modules}
     said = {row.module, *row.holds}

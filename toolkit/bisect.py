@@ -15,7 +15,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,6 @@ class Bisection:
     faulty: list[Row]  # in the order of computation
     limits: dict[str, float]  # by role, in dB
     runs: dict[str, int]
-    unmatched: list[str] = field(default_factory=list)  # modules of the first model that lie in no row
 
     @property
     def first(self) -> Row | None:
@@ -92,7 +91,6 @@ class Bisection:
             "limits_db": self.limits,
             "runs": self.runs,
             "modules": [row.as_dict() for row in self.rows],
-            "unmatched": self.unmatched,
         }
 
 
@@ -168,10 +166,13 @@ def bisect(
         )
         for name in order
     ]  # fmt: skip
+    # What is behind the last module, and what has no tensor of its own there.
+    output = difference(expected, alone, OUTPUT, OUTPUT)
+    rows.append(Row(OUTPUT, "output", unmatched, output, difference(expected, forced, OUTPUT, OUTPUT)))
     limits = _limits(rows, precision)
     faulty = [row for row in rows if not row.own.is_finite or row.own.sqnr_db < limits[row.role]]
     runs = {"first": 1, "second": 2, "examples": len(examples)}
-    return Bisection(rows, difference(expected, alone, OUTPUT, OUTPUT), faulty, limits, runs, unmatched)
+    return Bisection(rows, output, faulty, limits, runs)
 
 
 def around(found: Bisection, margin: int = 3) -> list[Row]:
