@@ -89,7 +89,8 @@ def is_named(row: bisection.Row | None, wanted: list[str], first: Probe) -> bool
     """Whether a row says that the fault is in one of the modules `wanted`, called as an exporter calls them."""
     if row is None:
         return False
-    if not any("." in name for name in wanted):  # the last layer gives the output itself, which is called like that
+    # The last layer of a LiteRT file gives the output itself, which is called like that.
+    if not any("." in name or name in first.modules for name in wanted):
         return row.module == OUTPUT
     known = bisection.aliases(list(first.modules), wanted)
     names = set(known) | {name for name in wanted if name in first.modules}
