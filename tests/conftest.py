@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import toolkit
+from tests import profiles
 from tests.small_inputs import ROWS, csv_text, prepare, tiny_checkpoint
 from toolkit import demo
 
@@ -161,6 +162,14 @@ def torch_as_before() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """The file of a small valid target profile."""
+    path = tmp_path / "my-board.yaml"
+    path.write_text(profiles.BOARD, encoding="utf-8")
+    return path
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.profiles import change, refusal
 from toolkit import rules, shipped, target
 from toolkit.devices import local
 from toolkit.errors import InputError
@@ -36,45 +37,6 @@ ALIASES = {
     "rpi5": "raspberry-pi-5",
     "pi5": "raspberry-pi-5",
 }
-
-# A small valid profile; the tests below break one line of it at a time.
-BOARD = """\
-schema_version: 1
-name: my-board
-title: My board
-kind: board
-cpu:
-  model: 4x Cortex-A55
-  architecture: aarch64
-  isa: [asimd]
-  cores: 4
-peaks:
-  cpu: {fp32_gops_per_s: 50}
-engines:
-  - name: litert
-    precisions: [fp32, int8]
-sources:
-  - {covers: [cpu, peaks], source: data sheet, confidence: read}
-"""
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Path:
-    path = tmp_path / "my-board.yaml"
-    path.write_text(BOARD, encoding="utf-8")
-    return path
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new), encoding="utf-8")
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        target.load_file(path)
-    return str(caught.value)
 
 
 def a_target(isa: list[str], architecture: str) -> target.Target:

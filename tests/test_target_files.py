@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.profiles import change, refusal
 from toolkit import rules, shipped, target
 from toolkit.errors import InputError
 
@@ -21,44 +22,6 @@ MACHINES = [
     "apple-m1", "apple-m2", "apple-m4", "intel-n100", "x86-avx512-vnni-core", "x86-amx-core", "amd-epyc-zen5-2c",
     "rk3588", "imx8mp", "coral-edgetpu", "hailo-8", "hailo-8l", "stm32n6", "stm32h743", "cortex-m4",
 ]  # fmt: skip
-
-BOARD = """\
-schema_version: 1
-name: my-board
-title: My board
-kind: board
-cpu:
-  model: 4x Cortex-A55
-  architecture: aarch64
-  isa: [asimd]
-  cores: 4
-peaks:
-  cpu: {fp32_gops_per_s: 50}
-engines:
-  - name: litert
-    precisions: [fp32, int8]
-sources:
-  - {covers: [cpu, peaks], source: data sheet, confidence: read}
-"""
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Path:
-    path = tmp_path / "my-board.yaml"
-    path.write_text(BOARD, encoding="utf-8")
-    return path
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new), encoding="utf-8")
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        target.load_file(path)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -7,7 +7,6 @@ of its own and takes those of what it is compared with.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from toolkit.runtime import manifest as manifests
 from toolkit.runtime import unloaded
 from toolkit.runtime.encoder import Encoder
 from toolkit.stages.evaluate import names_of
+from toolkit.storage import read_json
 from toolkit.tasks.task import Task
 
 MASK = "attention_mask"
@@ -111,8 +111,8 @@ def _bundle(path: Path) -> Build:
 
 
 def _artifact(path: Path, named: str | None) -> Build:
-    artifact = json.loads((path / "artifact.json").read_text(encoding="utf-8"))
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    artifact = read_json(path / "artifact.json")
+    config = read_json(path / "config.json")
     task = tasks.get(named) if named else tasks.of(config)
     lend = _lender(path, task)
     encoder = lend(names_of(artifact), artifact["lengths"])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import architecture, modules
 from toolkit.errors import InputError, missing_extra
-from toolkit.storage import explained, publish_folder, sha256_file, sha256_folder, sha256_json
+from toolkit.storage import explained, publish_folder, read_json, sha256_file, sha256_folder, sha256_json
 
 if TYPE_CHECKING:
     from toolkit.tasks.task import Task
@@ -117,17 +117,6 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             "It was probably cut off while copying; get it again."
         )
     return tensors
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} does not hold a JSON object.")
-    return value
 
 
 def _is_file_name(name: object) -> bool:

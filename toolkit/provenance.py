@@ -6,7 +6,6 @@ this toolkit trained says in its receipt what it was trained on. `toolkit.recove
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from toolkit.recipe import Recipe
 from toolkit.runner import Finished
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime.manifest import Manifest
+from toolkit.storage import read_json
 from toolkit.tasks.task import Task
 
 RECEIPT = "receipt.json"
@@ -97,7 +97,7 @@ def find(path: Path, options: Options, cache: Cache) -> Origin:
 
 def _of_folder(path: Path, options: Options, cache: Cache) -> Origin:
     checkpoints.refuse_code(path, options.allow_code)
-    receipt = _read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    receipt = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
     task = planning.task_of(str(path), receipt.get("task") or options.task)
     folder = checkpoints.from_pickle(path, cache.folder) if options.allow_pickle else path
     found = checkpoints.inspect(folder, task)
@@ -152,21 +152,11 @@ def _of_bundle(path: Path, options: Options, cache: Cache) -> Origin:
 def _receipts(manifest: Manifest) -> list[dict[str, Any]]:
     """A bundle's receipts in their order. Raises InputError."""
     names = sorted(name for name in manifest.data["files"] if name.startswith("receipts/"))
-    found = [_read_json(manifest.path(name)) for name in names]
+    found = [read_json(manifest.path(name)) for name in names]
     needed = ("stage", "key", "title", "parameters", "inputs", "threads", "report", "output_sha256")
     for name, receipt in zip(names, found, strict=True):
         if any(key not in receipt for key in needed):
             raise InputError(f"{manifest.folder / name} is damaged: a receipt has {', '.join(needed)}.")
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} does not hold a JSON object.")
     return found
 
 

@@ -81,6 +81,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError for what is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not hold a JSON object.")
+    return found
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of indented, key-ordered JSON."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

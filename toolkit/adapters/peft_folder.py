@@ -25,7 +25,7 @@ from toolkit.adapters import merge
 from toolkit.cache import Cache
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError, missing_extra
-from toolkit.storage import explained, publish_folder, sha256_file, sha256_json, write_json
+from toolkit.storage import explained, publish_folder, read_json, sha256_file, sha256_json, write_json
 from toolkit.tasks.task import Task
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -89,7 +89,7 @@ def read(folder: Path) -> Adapter:
     if not (folder / CONFIG).is_file():
         hint = " It is a model: give it as MODEL." if (folder / "config.json").is_file() else ""
         raise InputError(f"--adapter {folder} is no adapter: it has no {CONFIG}.{hint}")
-    config = checkpoints.read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     _check_config(folder, config)
     if not (folder / WEIGHTS).is_file():
         if (folder / PICKLE).is_file():
@@ -230,7 +230,7 @@ def merged(
 
 def record(folder: Path) -> dict[str, Any]:
     """`adapter`: what was merged into a checkpoint folder, and the proof; empty if nothing was."""
-    return {"adapter": checkpoints.read_json(folder / RECORD)} if (folder / RECORD).is_file() else {}
+    return {"adapter": read_json(folder / RECORD)} if (folder / RECORD).is_file() else {}
 
 
 def _labels(adapter: Adapter, base: Checkpoint, wanted: Sequence[str] | None) -> list[str] | None:
@@ -245,7 +245,7 @@ def _labels(adapter: Adapter, base: Checkpoint, wanted: Sequence[str] | None) ->
             )
         return list(wanted)
     beside = adapter.folder / "config.json"
-    for config in (checkpoints.read_json(beside) if beside.is_file() else {}, base.config):
+    for config in (read_json(beside) if beside.is_file() else {}, base.config):
         names = config.get("id2label")
         if isinstance(names, dict) and sorted(names) == sorted(str(index) for index in range(count)):
             return [str(names[name]) for name in sorted(names, key=int)]

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import click
 
-from toolkit.cli import output
+from toolkit.cli import options, output
 
 
 @click.command(name="check")
-@click.argument("first")
-@click.argument("second")
-@click.option("--data", help="Raw examples: a file or folder as for `convert`. Without it, a bundle's golden examples.")
-@click.option("--column", help="The column of the examples, where it is not found by name.")
-@click.option("--examples", default=64, show_default=True, type=click.IntRange(1), help="How many, at most.")
-@click.option("--task", help="What the models do, where their folders do not say.")
-@click.option("--allow-code", is_flag=True, help="Run the network that a checkpoint brings as Python code.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.comparison(examples=64)
 def command(
     first: str,
     second: str,

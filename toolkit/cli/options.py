@@ -115,6 +115,32 @@ def data_options(function: F) -> F:
     return function
 
 
+def comparison(*, examples: int) -> Callable[[F], F]:
+    """What every verb that compares two builds of a model takes; `examples` is how many it looks at by default."""
+
+    def decorate(function: F) -> F:
+        data = "Raw examples: a file or folder as for `convert`. Without it, a bundle's golden examples."
+        code = "Run the network that a checkpoint brings as Python code."
+        for option in reversed(
+            [
+                click.argument("first"),
+                click.argument("second"),
+                click.option("--data", help=data),
+                click.option("--column", help="The column of the examples, where it is not found by name."),
+                click.option(
+                    "--examples", default=examples, show_default=True, type=click.IntRange(1), help="How many, at most."
+                ),
+                click.option("--task", help="What the models do, where their folders do not say."),
+                click.option("--allow-code", is_flag=True, help=code),
+                click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            ]
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 TRAINING = ("epochs", "learning_rate", "batch_size", "tensorboard", "track")  # what `training` adds
 
 

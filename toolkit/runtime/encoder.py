@@ -5,7 +5,6 @@ The encoder that a bundle carries is the one that training used: there is no sec
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,23 +13,11 @@ from typing import Any
 import numpy as np
 
 from toolkit.engines import Arrays
-from toolkit.errors import InputError
 
 _FLOAT_TOLERANCE = 1e-5  # between two machines' float32 arithmetic on the same example
 
 
 SPEC = "preprocessor.json"  # the file of encoders that need no other
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    """The settings of an encoder that is made from a JSON file. Raises InputError for what is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} does not hold a JSON object.")
-    return found
 
 
 class Encoder(ABC):

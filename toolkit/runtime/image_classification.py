@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.runtime.encoder import read_spec
 from toolkit.runtime.image import ImageEncoder
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Classifier
+from toolkit.storage import read_json
 
 
 class ImageClassifier(Classifier):
@@ -19,7 +19,7 @@ class ImageClassifier(Classifier):
     """
 
     def make_encoder(self, manifest: Manifest) -> ImageEncoder:
-        return ImageEncoder(read_spec(manifest.preprocessing_file), manifest.input_name)
+        return ImageEncoder(read_json(manifest.preprocessing_file), manifest.input_name)
 
     def read(self, recorded: Any, folder: Path) -> Any:
         return folder / recorded["file"] if "file" in recorded else recorded["path"]

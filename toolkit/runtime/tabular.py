@@ -13,9 +13,10 @@ import numpy as np
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
-from toolkit.runtime.encoder import Encoder, read_spec
+from toolkit.runtime.encoder import Encoder
 from toolkit.runtime.manifest import Manifest
 from toolkit.runtime.pipeline import Classifier
+from toolkit.storage import read_json
 
 NAME = "features"
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
@@ -118,7 +119,7 @@ class RowClassifier(Classifier):
     """
 
     def make_encoder(self, manifest: Manifest) -> RowEncoder:
-        return RowEncoder(read_spec(manifest.preprocessing_file), manifest.input_name)
+        return RowEncoder(read_json(manifest.preprocessing_file), manifest.input_name)
 
 
 PIPELINE = RowClassifier

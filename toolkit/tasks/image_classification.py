@@ -15,9 +15,9 @@ from toolkit import data
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime import image
-from toolkit.runtime.encoder import SPEC, Encoder, read_spec
+from toolkit.runtime.encoder import SPEC, Encoder
 from toolkit.runtime.image import ImageEncoder
-from toolkit.storage import sha256_file, sha256_json, sha256_path, write_json
+from toolkit.storage import read_json, sha256_file, sha256_json, sha256_path, write_json
 from toolkit.tasks import image_augmentation, image_sources
 from toolkit.tasks.augmentation import Soft
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
@@ -218,7 +218,7 @@ def _known_spec(folder: Path) -> dict[str, Any] | None:
     for name, understood in ((SPEC, image.settings), (_PROCESSOR, _from_transformers)):
         path = folder / name
         if path.is_file():
-            return dict(understood(read_spec(path)))
+            return dict(understood(read_json(path)))
     return None
 
 

@@ -17,9 +17,9 @@ from toolkit.answers.classes import calibration_error, softmax
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime import tabular as runtime
-from toolkit.runtime.encoder import SPEC, Encoder, read_spec
+from toolkit.runtime.encoder import SPEC, Encoder
 from toolkit.runtime.tabular import RowEncoder, category, is_missing, number
-from toolkit.storage import write_json
+from toolkit.storage import read_json, write_json
 from toolkit.tasks.augmentation import Augmentation, Soft, mixup
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
@@ -205,7 +205,7 @@ def auc_and_ks(chances: NDArray[Any], truth: NDArray[Any]) -> tuple[float, float
 
 
 def _known_spec(folder: Path) -> dict[str, Any] | None:
-    return read_spec(folder / SPEC) if (folder / SPEC).is_file() else None
+    return read_json(folder / SPEC) if (folder / SPEC).is_file() else None
 
 
 def _features(path: Path, rows: Sequence[Mapping[str, Any]], label: str, parameters: TablePreparation) -> list[str]:
