@@ -179,7 +179,9 @@ def _precision(path: Path) -> str:
         return next((p for k, p in (("INT4", "int4"), ("INT8", "int8"), ("FLOAT16", "fp16")) if k in found), "fp32")
     import onnx
 
-    model = onnx.load(str(path))
+    from toolkit.export import onnx_file
+
+    model = onnx_file.read(path, weights=False)
     kinds = {initializer.data_type for initializer in model.graph.initializer}
     operators = {node.op_type for node in model.graph.node}
     if operators & {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulNBits"}:

@@ -92,7 +92,8 @@ def write(
         raise InputError(f"{destination} exists already; remove it, choose another -o, or add --overwrite.")
     with explained("writing the bundle", destination), publish_folder(destination, replace=replace) as aside:
         data = dict(manifest)
-        shutil.copy(artifact_folder / data["artifact"]["path"], aside / data["artifact"]["path"])
+        for name in (data["artifact"]["path"], *data["artifact"].get("data_files", ())):
+            shutil.copy(artifact_folder / name, aside / name)
         shutil.copy(artifact_folder / data["preprocessing"]["path"], aside / data["preprocessing"]["path"])
         (aside / "golden").mkdir()
         write_json(aside / GOLDEN, golden((aside / GOLDEN).parent))

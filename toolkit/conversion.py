@@ -197,6 +197,8 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any], build: B
     artifact = {
         key: winner.artifact[key] for key in ("path", "precision", "size_bytes", "inputs", "outputs", "lengths")
     }
+    if winner.artifact.get("data_files"):
+        artifact["data_files"] = winner.artifact["data_files"]
     support = made.target.engine(winner.plan.engine)
     manifest = {
         "schema_version": manifests.SCHEMA_VERSION,

@@ -13,6 +13,7 @@ minimum runtime versions, operators. `parameters` are those of the stage, `input
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -48,6 +49,18 @@ def get(name: str) -> FormatModule:
     if name not in _MODULES:
         raise InputError(f"Unknown format '{name}'; known: {', '.join(_MODULES)}.")
     return cast(FormatModule, importlib.import_module(_MODULES[name]))
+
+
+def model_files(artifact: Mapping[str, Any]) -> list[str]:
+    """The names of an artifact's files that are the model: one, and where it is too large for one, its weights."""
+    return [str(artifact["path"]), *artifact.get("data_files", ())]
+
+
+def copy_rest(source: Path, output: Path, artifact: Mapping[str, Any]) -> None:
+    """Copy what lies beside a model in its artifact folder, from which its encoder is made."""
+    for path in source.iterdir():
+        if path.name not in (*model_files(artifact), "artifact.json"):
+            shutil.copy(path, output / path.name)
 
 
 def check_method(form: str, engine: str, method: str, known: Mapping[str, Sequence[str]]) -> None:

@@ -18,7 +18,7 @@ from packaging.version import Version
 from toolkit import tasks
 from toolkit.engines import Arrays
 from toolkit.errors import missing_extra
-from toolkit.export import check_method, chosen_layers
+from toolkit.export import check_method, chosen_layers, onnx_file
 
 # Methods of quantization for each engine that runs the format.
 METHODS = {
@@ -119,12 +119,10 @@ def _traced(model: Any, sample: dict[str, Any], config: Any) -> Any:
 
 def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:
     """The layers of a float artifact that can be quantized: bytes of weights by name."""
-    import onnx
-
     from toolkit.export import onnx_layers
 
-    model = onnx.load(str(source / artifact["path"]))
-    sizes = {initializer.name: len(initializer.raw_data) for initializer in model.graph.initializer}
+    model = onnx_file.read(source / artifact["path"], weights=False)
+    sizes = {initializer.name: onnx_file.stored_bytes(initializer) for initializer in model.graph.initializer}
     return {layer.name: sizes[layer.weight] for layer in onnx_layers.find(model)}
 
 
@@ -154,7 +152,7 @@ def describe(path: Path, precision: str, engine: str) -> dict[str, Any]:
     """The artifact description of an ONNX file for an engine, from its graph alone."""
     import onnx
 
-    model = onnx.load(str(path))
+    model = onnx_file.read(path, weights=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
     def tensors(values: Any) -> list[dict[str, Any]]:
@@ -171,8 +169,9 @@ def describe(path: Path, precision: str, engine: str) -> dict[str, Any]:
         "format": "onnx",
         "engine": engine,
         "path": path.name,
+        "data_files": onnx_file.data_files(path, model),
         "precision": precision,
-        "size_bytes": path.stat().st_size,
+        "size_bytes": sum(each.stat().st_size for each in onnx_file.files(path, model)),
         "opset": opset,
         "inputs": tensors(model.graph.input),
         "outputs": tensors(model.graph.output),
@@ -195,11 +194,9 @@ def _minimum_runtime(model: Any, opset: int) -> str:
 
 def weight_bytes_read(model: Any) -> int:
     """Bytes of weights that one inference reads: all initializers but the tables that are only gathered from."""
-    import math
-
     gathered = {node.input[0] for node in model.graph.node if node.op_type in ("Gather", "GatherBlockQuantized")}
     total = 0
     for initializer in model.graph.initializer:
         if initializer.name not in gathered:
-            total += len(initializer.raw_data) or 4 * math.prod(initializer.dims)
+            total += onnx_file.stored_bytes(initializer)
     return total

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from toolkit import silence
 from toolkit.engines import Arrays
+from toolkit.export import onnx_file
 from toolkit.ranges import Histogram
 
 
@@ -51,4 +52,4 @@ def _session(model: Any, outputs: Sequence[str], optimized: bool = True) -> Any:
     options.log_severity_level = 3
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx_file.session(watched, options, ["CPUExecutionProvider"])

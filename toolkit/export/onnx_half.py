@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
+from toolkit.export import onnx_file
 from toolkit.export.onnx_activations import tensor_types, watch
 
 LARGEST = 65504.0
@@ -107,5 +108,5 @@ def convert(model: Any, path: Path, kept: Sequence[str], inputs: Sequence[Arrays
                     f"In half precision the output '{name}' is not finite on calibration example {number + 1}, "
                     f"although {len(too_large)} operators were left in float32. Choose another precision."
                 )
-    onnx.save(half, str(path))
+    onnx_file.save(half, path)
     return {"overflow": {"examples": len(inputs), "float32": too_large}}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
-from toolkit.export import onnx_half, onnx_network
+from toolkit.export import onnx_file, onnx_half, onnx_network
 from toolkit.export.onnx_activations import activations
 from toolkit.export.onnx_layers import Layer, find
 from toolkit.ranges import instability, scale_and_zero
@@ -32,7 +32,7 @@ def read(path: Path, engine: str, method: str) -> Any:
     """The float model of a file, made ready for a method."""
     import onnx
 
-    model = onnx.load(str(path))
+    model = onnx_file.read(path)
     # A transposed weight's shape recorded before quantization contradicts the one inferred after it.
     weights = {initializer.name for initializer in model.graph.initializer}
     kept = [info for info in model.graph.value_info if info.name not in weights]
@@ -88,13 +88,11 @@ def quantize(
 
 def save(model: Any, path: Path) -> None:
     """Write a model without the initializers that nothing reads any more."""
-    import onnx
-
     used = {name for node in model.graph.node for name in node.input}
     kept = [initializer for initializer in model.graph.initializer if initializer.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    onnx.save(model, str(path))
+    onnx_file.save(model, path)
 
 
 def _weight(model: Any, name: str) -> NDArray[Any]:
@@ -230,7 +228,6 @@ def _store_weight(model: Any, layer: Layer, bits: int, block: int | None) -> Non
 
 def _pack_weights(model: Any, path: Path, layers: Sequence[Layer], method: str, block: int) -> None:
     """int8 or int4 weights in ONNX Runtime's own operator, in blocks; the arithmetic stays in float."""
-    import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     from onnxruntime.quantization.onnx_model import ONNXModel
 
@@ -247,7 +244,7 @@ def _pack_weights(model: Any, path: Path, layers: Sequence[Layer], method: str, 
         op_types_to_quantize=("MatMul",),
     )
     quantizer.process()
-    onnx.save(quantizer.model.model, str(path))
+    onnx_file.save(quantizer.model.model, path)
 
 
 def _quantize_table(model: Any, layer: Layer, engine: str) -> None:

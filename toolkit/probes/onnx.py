@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from toolkit import silence
 from toolkit.engines import Arrays, as_float32
-from toolkit.errors import InputError
+from toolkit.errors import InputError, ToolkitError
+from toolkit.export import onnx_file
 from toolkit.export.onnx_activations import tensor_types
 from toolkit.probes import OUTPUT, ancestors, common
 
@@ -29,11 +30,11 @@ _INNER = re.compile(r"^val_\d+$")  # what torch's exporter calls tensors that Py
 
 def open_probe(path: Path) -> OnnxProbe:
     """The model of a file. Raises InputError."""
-    import onnx
-
     try:
-        return OnnxProbe(onnx.load(str(path)))
-    except Exception as error:  # protobuf's own classes, and the checker's
+        return OnnxProbe(onnx_file.read(path))
+    except ToolkitError:
+        raise
+    except Exception as error:  # ONNX Runtime has a class per status code
         raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
 
 
@@ -90,7 +91,7 @@ def _session_of(model: Any) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx_file.session(model, options, ["CPUExecutionProvider"])
 
 
 def with_given(model: Any, outputs: Sequence[str], replaced: Mapping[str, str]) -> Any:
@@ -100,7 +101,7 @@ def with_given(model: Any, outputs: Sequence[str], replaced: Mapping[str, str]) 
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    for graph in _graphs(changed.graph):
+    for graph in onnx_file.graphs(changed.graph):
         for node in graph.node:
             for place, name in enumerate(node.input):
                 if name in replaced:
@@ -112,16 +113,6 @@ def with_given(model: Any, outputs: Sequence[str], replaced: Mapping[str, str]) 
         if name not in known:
             changed.graph.output.append(onnx.ValueInfoProto(name=name))  # the session finds out the type
     return changed
-
-
-def _graphs(graph: Any) -> list[Any]:
-    """A graph and those inside its nodes."""
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                found += _graphs(attribute.g)
-    return found
 
 
 def scope(node: Any) -> str | None:

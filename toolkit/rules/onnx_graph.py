@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import missing_extra
+from toolkit.export import onnx_file
 from toolkit.rules.constraints import NOT_CONSTANT
 
 if TYPE_CHECKING:
@@ -59,12 +59,9 @@ class _Graph:
 
 
 def check(path: Path, table: Table) -> Findings:
-    """Hold every node of an ONNX file against a table. Raises MissingDependencyError without onnx."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise missing_extra("onnx", "convert", "Checking an ONNX file against a rule table") from error
-    graph = _read(onnx.load(str(path)))
+    """Hold every node of an ONNX file against a table. Raises MissingDependencyError without onnx, InputError for a
+    file that cannot be read."""
+    graph = _read(onnx_file.read(path))
     opsets = {entry.domain or "ai.onnx": entry.version for entry in graph.model.opset_import}
     refused, unknown = _opset(table, opsets), set()
     for node in graph.model.graph.node:

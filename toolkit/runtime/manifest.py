@@ -125,7 +125,9 @@ def read(folder: Path) -> Manifest:
     for name, entry in data["files"].items():
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
             raise InputError(f"{path}: the entry of '{name}' in 'files' has no sha256.")
-    used = [data["artifact"].get("path"), data["preprocessing"].get("path")]
+    used = [
+        data["artifact"].get("path"), *data["artifact"].get("data_files", ()), data["preprocessing"].get("path"),
+    ]  # fmt: skip
     for name in [*data["files"], *used]:
         inside(folder, name)
     for name in used:  # a file that no hash covers could be exchanged

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit import architecture, calibration, tasks, training
+from toolkit import export as formats
 from toolkit.errors import InputError
 from toolkit.export import onnx as onnx_format
 from toolkit.stages import Context, evaluate
@@ -62,9 +62,7 @@ def _artifact(source: Path, output: Path, inputs: list[Any], parameters: Paramet
     model = onnx_quantize.read(source / artifact["path"], artifact["engine"], "none")
     count = onnx_balance.balance(model, onnx_layers.find(model), [encoder(each) for each in inputs], parameters.alpha)
     onnx_quantize.save(model, output / artifact["path"])
-    for path in source.iterdir():
-        if path.name not in (artifact["path"], "artifact.json"):
-            shutil.copy(path, output / path.name)
+    formats.copy_rest(source, output, artifact)
     described = onnx_format.describe(output / artifact["path"], artifact["precision"], artifact["engine"])
     write_json(output / "artifact.json", described)
     return count

@@ -11,7 +11,6 @@ Embedding tables go to int8 with a scale per row, whatever the integer method.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -55,9 +54,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         warnings.append("Nobody looked whether values overflow in half precision: that takes examples, with --data.")
     if "activations" in found:
         warnings += unstable(found["activations"]["unstable"])
-    for path in source.iterdir():
-        if path.name not in (artifact["path"], "artifact.json"):
-            shutil.copy(path, output / path.name)
+    formats.copy_rest(source, output, artifact)
     write_json(output / "artifact.json", quantized)
     return {
         "method": parameters.method,

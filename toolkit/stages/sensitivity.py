@@ -10,7 +10,6 @@ Output: `sensitivity.json` and `sensitivity.svg`, a row per layer.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,9 +110,7 @@ class _Bench:
         given = self.parameters.quantize.model_copy(update={"keep": list(keep)})
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            for path in self.source.iterdir():
-                if path.name != self.artifact["path"]:
-                    shutil.copy(path, folder / path.name)
+            formats.copy_rest(self.source, folder, self.artifact)
             made, _ = self.format.quantize(self.source, folder, self.artifact, given, self.inputs)
             write_json(folder / "artifact.json", made)
             return self.answer(folder), int(made["size_bytes"])
