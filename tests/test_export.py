@@ -17,6 +17,7 @@ from toolkit.engines import onnxruntime as onnxruntime_engine
 from toolkit.errors import InputError
 from toolkit.export import flatbuffer, litert
 from toolkit.export import onnx as onnx_format
+from toolkit.export.traceable import add_padding_mask_once
 
 LENGTHS = [16, 24, 32, 64]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -199,7 +200,7 @@ def test_litert_mask_gives_the_same_attention(architecture: str) -> None:
     inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
     with torch.inference_mode():
         before = model(**inputs).logits
-        litert.add_padding_mask_once(model)
+        add_padding_mask_once(model)
         after = model(**inputs).logits
         unmasked = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     assert after == pytest.approx(before.numpy(), abs=1e-6)

@@ -21,7 +21,7 @@ from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
-from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.export import FORMAT_OF_ENGINE, onnx_lower
 from toolkit.gates import Verdict, classes, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
@@ -184,6 +184,7 @@ class Workshop:
             parameters |= {
                 "ort_fusions": engine == "onnxruntime",
                 "opset": self.target.engine(engine).onnx_opset_max,
+                "avoid": self.lacking(engine),
             }
         return self.runner.run(
             "export",
@@ -195,6 +196,14 @@ class Workshop:
             data=data,
             with_torch=True,
         )
+
+    def lacking(self, engine: str) -> list[str]:
+        """Operators that can be written as others, and that the target's rule table for an engine does not have."""
+        table = self.target.engine(engine).rules
+        if table is None:
+            return []
+        known = rules.load(table)
+        return [name for name in sorted(onnx_lower.REPLACED) if known.verdict(name).status == "unsupported"]
 
     def quantize(self, exported: Finished, plan: CandidatePlan) -> Finished:
         """An exported artifact in the precision that a plan names."""

@@ -14,7 +14,7 @@ from toolkit.cli import options, output
 @click.option("--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), required=True)
 @click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The artifact folder.")
 @click.option("--lengths", default="32,64,128", show_default=True, help="Input lengths of a LiteRT file.")
-@click.option("--opset", type=click.IntRange(min=18), help="ONNX opset.")
+@click.option("--opset", type=click.IntRange(min=13), help="ONNX opset.")
 @click.option("--cache-dir", metavar="FOLDER", help="Stage cache.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--task", metavar="NAME", help="What the model does.  [default: what it was trained for]")

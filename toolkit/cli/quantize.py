@@ -22,7 +22,7 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
     "--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), help="What a checkpoint is exported for."
 )
 @click.option("--lengths", metavar="N,N,…", help="Input lengths of a LiteRT file.  [default: from the data]")
-@click.option("--opset", type=click.IntRange(min=18), help="ONNX opset.")
+@click.option("--opset", type=click.IntRange(min=13), help="ONNX opset.")
 @click.option("--embeddings/--no-embeddings", default=True, show_default=True, help="Quantize embedding tables too.")
 @click.option("--keep", multiple=True, metavar="LAYER", help="Leave this layer in float. May be repeated.")
 @click.option("--block-size", type=click.Choice(["32", "64", "128"]), default="32", help="Weights that share a scale.")

@@ -40,7 +40,7 @@ class FormatModule(Protocol):
 
 # Adding a format: one file in this folder and one line here.
 _MODULES = {"onnx": "toolkit.export.onnx", "litert": "toolkit.export.litert"}
-OLDEST_OPSET = 18  # of ONNX that the exporters write
+OLDEST_OPSET = 13  # of ONNX: the first with a scale per channel, and with the axes of ReduceSum as an input
 FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert"}
 
 

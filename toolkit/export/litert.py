@@ -25,7 +25,6 @@ from toolkit.export import check_method, chosen_layers, flatbuffer
 # Methods of quantization for each engine that runs the format.
 METHODS = {"litert": ("dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16")}
 MODEL_FILE = "model.tflite"
-_PADDING_ONLY = "sdpa with padding as an addend"  # a name in transformers' registry of attention implementations
 
 # The level of the operator table that each release of the package covers whole; measured by loading one file
 # per operator version into the released wheels. `tflite-runtime` is numbered by the level itself.
@@ -57,7 +56,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
         raise missing_extra("litert-torch", "litert", "Exporting to LiteRT") from error
     import torch
 
-    from toolkit.export.traceable import traceable
+    from toolkit.export.traceable import add_padding_mask_once, traceable
 
     torch.set_num_threads(context.threads)
     torch.fx.config.do_not_emit_stack_traces = True  # nothing reads them, and collecting them takes time
@@ -80,29 +79,6 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     converted.export(str(output / MODEL_FILE))
     context.progress(steps, steps, "done")
     return describe(output / MODEL_FILE, "fp32")
-
-
-def add_padding_mask_once(model: Any) -> None:
-    """Let an encoder's attention mask be one addend of shape [batch, 1, 1, length], float32.
-
-    The general construction compares index grids, which leaves range, gather and logical operators in the graph:
-    they slow it down, need newer runtimes, and make the converter trace every signature once more. Where padding is
-    all that is masked, the addend gives the same attention. Other masks are built as they always were.
-    """
-    import torch
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
-
-    def mask(mask_function: Any, attention_mask: Any, dtype: Any = torch.float32, **rest: Any) -> Any:
-        if mask_function is bidirectional_mask_function and attention_mask is not None and attention_mask.ndim == 2:
-            return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
-        return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **rest)
-
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
-        AttentionInterface.register(_PADDING_ONLY, sdpa_attention_forward)
-        AttentionMaskInterface.register(_PADDING_ONLY, mask)
-        model.set_attn_implementation(_PADDING_ONLY)
 
 
 def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from packaging.version import Version
 from toolkit import tasks
 from toolkit.engines import Arrays
 from toolkit.errors import missing_extra
-from toolkit.export import check_method, chosen_layers, onnx_file
+from toolkit.export import check_method, chosen_layers, onnx_file, onnx_layers, onnx_lower
 
 # Methods of quantization for each engine that runs the format.
 METHODS = {
@@ -26,6 +26,7 @@ METHODS = {
     "tensorrt": ("static-int8", "weight-int8", "weight-int4", "fp16", "bf16"),
 }
 MODEL_FILE = "model.onnx"
+_EXPORTERS_OLDEST = 18  # opset; what is older is made of it
 
 # The first onnxruntime that accepts an opset of the ONNX standard: before 1.17 by its compatibility table, from then on
 # as tried (`opset_of_version` in targets/rules/onnxruntime-1.31.yaml).
@@ -64,8 +65,9 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     import torch
 
     from toolkit.adapters.prompts import Prompted
-    from toolkit.export.traceable import traceable
+    from toolkit.export.traceable import add_padding_mask_once, traceable
 
+    add_padding_mask_once(model)
     torch.set_num_threads(context.threads)
     encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
     axes = encoder.axes()
@@ -76,7 +78,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
             name: {i: torch.export.Dim.DYNAMIC for i, size in enumerate(shape) if isinstance(size, str)}
             for name, shape in axes.items()
         },
-        opset_version=parameters.opset,
+        opset_version=max(parameters.opset, _EXPORTERS_OLDEST) if parameters.opset else None,
         ort_fusions="cpu" if parameters.ort_fusions else None,
     )
     context.progress(1, 3, "tracing and translating to ONNX")
@@ -88,13 +90,18 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
         else:
             program = _traced(traceable(model, task, list(sample)), sample, config)
     for node in program.graph:
-        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # holds paths of this machine
+        kept = {key: value for key, value in node.metadata_props.items() if key == onnx_layers.SCOPES}
+        node.metadata_props.clear()  # of several hundred kB; stack traces hold paths of this machine
+        node.metadata_props.update(kept)
     for value in program.graph.inputs:
         value.shape = onnx_ir.Shape(axes[value.name])
     for value in program.graph.outputs:
         value.shape = onnx_ir.Shape(["batch", *list(value.shape)[1:]])
     context.progress(2, 3, "writing")
-    onnx_ir.save(program, output / MODEL_FILE)
+    proto = onnx_ir.to_proto(program)
+    if parameters.opset:
+        onnx_lower.lower(proto, parameters.opset, parameters.avoid)
+    onnx_file.save(proto, output / MODEL_FILE)
     context.progress(3, 3, "done")
     return describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
 
@@ -119,8 +126,6 @@ def _traced(model: Any, sample: dict[str, Any], config: Any) -> Any:
 
 def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:
     """The layers of a float artifact that can be quantized: bytes of weights by name."""
-    from toolkit.export import onnx_layers
-
     model = onnx_file.read(source / artifact["path"], weights=False)
     sizes = {initializer.name: onnx_file.stored_bytes(initializer) for initializer in model.graph.initializer}
     return {layer.name: sizes[layer.weight] for layer in onnx_layers.find(model)}
@@ -135,7 +140,7 @@ def quantize(
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise missing_extra("onnx and onnxruntime", "convert", "Quantizing an ONNX file") from error
-    from toolkit.export import onnx_layers, onnx_quantize
+    from toolkit.export import onnx_quantize
 
     engine, method = artifact["engine"], parameters.method
     check_method("onnx", engine, method, METHODS)

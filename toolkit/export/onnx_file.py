@@ -201,6 +201,18 @@ def _reads(node: Any, made: set[str]) -> Iterator[str]:
                 yield from (name for name in _reads(each, made) if name in made and name not in own)
 
 
+def drop_unread(model: Any) -> None:
+    """Remove the initializers that nothing reads."""
+    every = list(graphs(model.graph))
+    read = {name for graph in every for node in graph.node for name in node.input}
+    read |= {value.name for graph in every for value in graph.output}
+    for graph in every:
+        kept = [initializer for initializer in graph.initializer if initializer.name in read]
+        if len(kept) < len(graph.initializer):
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+
+
 def files(path: Path, model: Any) -> list[Path]:
     """A model's file and those beside it that hold its weights."""
     return [path, *(path.parent / name for name in data_files(path, model))]

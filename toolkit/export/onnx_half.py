@@ -62,12 +62,17 @@ def _largest(values: NDArray[Any]) -> float:
 
 
 def _join(model: Any) -> None:
-    """Let operators in float32 hand on float32 to each other: the converter casts to half and back between them."""
+    """Let operators in float32 hand on float32 to each other, where the converter casts to half and back."""
     from onnx import TensorProto
 
     def target(node: Any) -> int | None:
         return next((a.i for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
 
+    known: set[str] = set()
+    for node in list(model.graph.node):  # it casts a value twice for an operator that reads it twice, as squares do
+        if node.op_type == "Cast" and node.output[0] in known:
+            model.graph.node.remove(node)
+        known.update(node.output)
     producers = {name: node for node in model.graph.node for name in node.output}
     wide = {}
     for node in model.graph.node:

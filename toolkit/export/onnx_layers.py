@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata that torch.onnx writes: the modules around an operator
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata that torch.onnx writes: the modules around an operator
 _FAR = 6  # nodes between a fused operator and the next one that still knows its module
 LEAST_TABLE = 1 << 14  # weights; a smaller table is not worth its scales
 
@@ -82,7 +82,7 @@ def _channels(node: Any, weights: dict[str, tuple[int, ...]]) -> int | None:
 
 def _module(node: Any) -> str | None:
     for entry in node.metadata_props:
-        if entry.key == _SCOPES:
+        if entry.key == SCOPES:
             scopes = ast.literal_eval(entry.value)
             return str(scopes[-2]) if len(scopes) > 1 and scopes[-2] else None
     return None

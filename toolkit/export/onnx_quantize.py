@@ -88,10 +88,7 @@ def quantize(
 
 def save(model: Any, path: Path) -> None:
     """Write a model without the initializers that nothing reads any more."""
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [initializer for initializer in model.graph.initializer if initializer.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    onnx_file.drop_unread(model)
     onnx_file.save(model, path)
 
 

@@ -13,6 +13,8 @@ import torch
 
 from toolkit.tasks.task import Task
 
+_PADDING_ONLY = "sdpa with padding as an addend"  # a name in transformers' registry of attention implementations
+
 
 class Traceable(torch.nn.Module):  # type: ignore[misc]
     """A model whose forward is followed by what the task makes of its output."""
@@ -39,3 +41,25 @@ def traceable(model: Any, task: Task, names: Sequence[str]) -> Any:
 
     Named.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return Named(model, task).eval()
+
+
+def add_padding_mask_once(model: Any) -> None:
+    """Let an encoder's attention mask be one addend of shape [batch, 1, 1, length], float32.
+
+    The general construction compares index grids, which leaves range, gather and logical operators in the graph:
+    they slow it down, need newer runtimes, and make LiteRT's converter trace every signature once more. Where padding
+    is all that is masked, the addend gives the same attention. Other masks are built as they always were.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+    def mask(mask_function: Any, attention_mask: Any, dtype: Any = torch.float32, **rest: Any) -> Any:
+        if mask_function is bidirectional_mask_function and attention_mask is not None and attention_mask.ndim == 2:
+            return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
+        return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **rest)
+
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        AttentionInterface.register(_PADDING_ONLY, sdpa_attention_forward)
+        AttentionMaskInterface.register(_PADDING_ONLY, mask)
+        model.set_attn_implementation(_PADDING_ONLY)

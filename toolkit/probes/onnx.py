@@ -16,9 +16,9 @@ from toolkit.engines import Arrays, as_float32
 from toolkit.errors import InputError, ToolkitError
 from toolkit.export import onnx_file
 from toolkit.export.onnx_activations import tensor_types
+from toolkit.export.onnx_layers import SCOPES
 from toolkit.probes import OUTPUT, ancestors, common
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _GIVEN = ".given"
 # As TensorProto counts them. bfloat16 is for weights alone: no CPU kernel computes in it.
 _FLOATS = {"tensor(float)": 1, "tensor(float16)": 10}
@@ -118,7 +118,7 @@ def with_given(model: Any, outputs: Sequence[str], replaced: Mapping[str, str]) 
 def scope(node: Any) -> str | None:
     """The module that a node came from; "" for the model itself, None if it does not say."""
     for entry in node.metadata_props:
-        if entry.key == _SCOPES:
+        if entry.key == SCOPES:
             scopes = ast.literal_eval(entry.value)
             return str(scopes[-2]) if len(scopes) > 1 and not str(scopes[0]).startswith("_empty") else ""
     found = _PATH.match(node.name)
@@ -128,7 +128,7 @@ def scope(node: Any) -> str | None:
 def _is_inner(node: Any, name: str) -> bool:
     """Whether a tensor lies inside what was one operation in PyTorch, as a product to which the bias is added later,
     maybe by an operator that an optimizer made of several. The last one of an operation has a name of its own."""
-    return any(entry.key == _SCOPES for entry in node.metadata_props) and bool(_INNER.match(name))
+    return any(entry.key == SCOPES for entry in node.metadata_props) and bool(_INNER.match(name))
 
 
 def scopes(model: Any) -> list[str]:

@@ -15,7 +15,7 @@ from toolkit.storage import write_json
 from toolkit.tasks import lengths as input_lengths
 from toolkit.tasks.task import SPLITS
 
-VERSION = 5
+VERSION = 6
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
 )  # fmt: skip
@@ -31,6 +31,7 @@ class Parameters(BaseModel):
     most_lengths: int = input_lengths.MOST_BUCKETS  # how many may be chosen
     encoding: dict[str, Any] = {}  # settings of the encoder, from which shapes and lengths follow
     opset: int | None = None  # highest ONNX opset that the engine takes
+    avoid: list[str] = []  # ONNX operators that it has not, although its opset does
     ort_fusions: bool = False  # contrib operators that only ONNX Runtime has
 
 
