@@ -154,7 +154,7 @@ def _file(path: Path, like: Build | None) -> Build:
             "them."
         )
     engine = engines.get(ENGINE_OF_SUFFIX[path.suffix]).load(path)
-    precision = _precision(path)
+    precision = precision_of(path)
     described = formats.get(_format(path)).describe(path, precision, "onnxruntime")
     encoder = like.lend(names_of(described), described["lengths"])
     output = str(described["outputs"][0]["name"])
@@ -167,7 +167,7 @@ def _format(path: Path) -> str:
     return "litert" if path.suffix == ".tflite" else "onnx"
 
 
-def _precision(path: Path) -> str:
+def precision_of(path: Path) -> str:
     """The narrowest numbers that a model file computes or stores with."""
     if path.suffix == ".tflite":
         from toolkit.export import litert_quantize

@@ -259,12 +259,12 @@ def make(workshop: Workshop) -> list[Candidate]:
         def make_reference() -> None:
             original, own = workshop.original, workshop.checkpoint
             workshop.reference = workshop.evaluate(
-                "torch", original.folder, original.sha256, None, "the float checkpoint"
+                original.engine, original.folder, original.sha256, None, f"the {original.kind}"
             )
             workshop.own = workshop.reference
             if own.sha256 != original.sha256:
                 workshop.own = workshop.evaluate(
-                    "torch", own.folder, own.sha256, None, f"the checkpoint, {workshop.label}"
+                    own.engine, own.folder, own.sha256, None, f"the checkpoint, {workshop.label}"
                 )
 
         def make_all(engine: str) -> None:
@@ -352,12 +352,15 @@ def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]
     assert workshop.own is not None  # noqa: S101 - made before anything is timed
     for candidate in built:
         if candidate.latency is None:
-            candidate.latency = estimated(workshop, candidate, workshop.own.report["operations"])
+            candidate.latency = estimated(workshop, candidate, workshop.own.report.get("operations"))
     return report
 
 
-def estimated(workshop: Workshop, candidate: Candidate, operations: float) -> Latency | None:
-    """What the target's profile says of a candidate's latency; `operations` is the arithmetic of one inference."""
+def estimated(workshop: Workshop, candidate: Candidate, operations: float | None) -> Latency | None:
+    """What the target's profile says of a candidate's latency; `operations` is the arithmetic of one inference, if it
+    is known."""
+    if operations is None:
+        return None
     return estimate.latency(
         workshop.target,
         workshop.target.engine(candidate.plan.engine),
@@ -377,7 +380,9 @@ def measure(workshop: Workshop, candidates: Mapping[str, Candidate], title: str 
         for name, c in candidates.items()
         if c.built
     ]
-    shared = {"encoding": workshop.data_report["encoding"]}
+    original = workshop.original
+    baseline = {"baseline": original.kind} if original.is_graph else {}
+    shared = {"encoding": workshop.data_report["encoding"], **baseline}
     device = local.describe()
     timing = workshop.runner.run(
         "measure",

@@ -13,6 +13,7 @@ import math
 import shutil
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,24 @@ class Checkpoint:
 
     @property
     def size_bytes(self) -> int:
+        if self.is_graph:
+            return int(read_json(self.folder / "artifact.json")["size_bytes"])
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it came as an ONNX file (`toolkit.graphs`)."""
+        return bool(self.config.get("model_type") == "onnx")
+
+    @property
+    def engine(self) -> str:
+        """What runs it as it is."""
+        return "onnxruntime" if self.is_graph else "torch"
+
+    @property
+    def kind(self) -> str:
+        """What people call it."""
+        return "ONNX file as given" if self.is_graph else "float checkpoint"
 
     @property
     def layers(self) -> int:
@@ -154,6 +172,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"Model {folder} does not exist. Give a folder with config.json, weights and tokenizer, or `demo`."
         )
+    if folder.is_file() and folder.suffix == ".onnx":
+        raise InputError(f"{folder} is an ONNX file; there is nothing in it that can be trained or cut.")
     if folder.is_file():
         kind = "a pickle that can run code when it is read" if folder.match("*.p*t*") or folder.suffix in (
             ".bin", ".ckpt"
@@ -196,12 +216,9 @@ def inspect(folder: Path, task: Task) -> Checkpoint:
     Raises InputError for a folder that is not a model, damaged or pickled weights, or a missing tokenizer.
     """
     config = check_folder(folder)
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    weights = weight_files(folder)
-    for path in weights:
-        tensors.update(read_header(path))
+    tensors, weights = _weights(folder, config)
     task.check_checkpoint(folder, config)
-    names = ["config.json", modules.CODE, *task.FILES, *(path.name for path in weights)]
+    names = ["config.json", modules.CODE, *task.FILES, *weights]
     hashes = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
     try:
         found = Checkpoint(folder, config, tensors, sha256_json(hashes), task.labels(config, tensors))
@@ -218,6 +235,19 @@ def inspect(folder: Path, task: Task) -> Checkpoint:
             f"of {written}."
         )
     return found
+
+
+def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, tuple[str, tuple[int, ...]]], list[str]]:
+    """(name → type and shape of the weights, the names of the files that hold them). Raises InputError."""
+    if config["model_type"] == "onnx":
+        from toolkit import graphs
+
+        return graphs.tensors_of(folder), graphs.files_of(folder)
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    files = weight_files(folder)
+    for path in files:
+        tensors.update(read_header(path))
+    return tensors, [path.name for path in files]
 
 
 def bare(path: Path, tokenizer: Path, task: Task, labels: list[str]) -> Checkpoint:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import toolkit
 from toolkit import checkpoint as checkpoints
-from toolkit import demo, hub, modules, recipe, stages, tasks
+from toolkit import demo, graphs, hub, modules, recipe, stages, tasks
 from toolkit import target as targets
 from toolkit.adapters import peft_folder
 from toolkit.cache import Cache, open_cache
@@ -70,6 +70,8 @@ class Options:
     allow_code: bool = False  # whether a model folder's own network may be run
     weights: str | None = None  # of a network that is given as FILE.py:FUNCTION
     adapter: str | None = None  # a folder that peft wrote, merged into the model first
+    preprocessing: str | None = None  # of an ONNX file: a folder with what its encoder is made from
+    graph_output: str | None = None  # of an ONNX file: the output that holds the answers
     cache_dir: str | None = None
     tensorboard: str | None = None
     track: Sequence[str] = ()  # wandb, mlflow
@@ -126,6 +128,7 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     if given is not None:
         options = replace(
             options, model=given.model, weights=given.weights, adapter=given.adapter, data=given.prepare["data"],
+            preprocessing=given.preprocessing, graph_output=given.graph_output,
             task=given.task, target=given.target, labels=given.prepare.get("known_labels"),
         )  # fmt: skip
     elif options.model == demo.NAME and not Path(demo.NAME).exists():
@@ -134,7 +137,8 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
         raise InputError("Name a model: a Hugging Face folder or `demo`; or a recipe with --recipe.")
     if options.data is None:
         raise InputError("Name the labelled examples with --data: the gates measure on them.")
-    task = task_of(options.model, options.task)
+    task = task_of(options.model, options.task, options.preprocessing)
+    check_graph(options)
     task.check_data(Path(options.data))
     if options.unlabeled:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
@@ -181,7 +185,10 @@ def model_folder(options: Options, cache: Cache) -> Path:
 
 
 def _named_folder(options: Options, cache: Cache) -> Path:
-    """The folder of a folder, a hub id, or FILE.py:FUNCTION. Raises InputError."""
+    """The folder of a folder, a hub id, FILE.py:FUNCTION or an ONNX file. Raises InputError."""
+    if graphs.is_graph(options.model):
+        wanted = task_of(options.model, options.task, options.preprocessing)
+        return graphs.imported(Path(options.model), wanted, options.preprocessing, options.graph_output, cache.folder)
     own = tasks.get(options.task).NETWORKS.get(options.model) if options.task else None
     named = f"{own}:build" if own is not None and not Path(options.model).exists() else options.model
     if modules.parse(named):
@@ -195,8 +202,29 @@ def _named_folder(options: Options, cache: Cache) -> Path:
     return checkpoints.from_pickle(folder, cache.folder) if options.allow_pickle else folder
 
 
-def task_of(model: str, named: str | None) -> Task:
+def check_graph(options: Options) -> None:
+    """Refuse what cannot be done with an ONNX file, and what can be done with nothing else. Raises InputError."""
+    if not graphs.is_graph(options.model):
+        for option, value in (("--preprocessing", options.preprocessing), ("--graph-output", options.graph_output)):
+            if value is not None:
+                raise InputError(f"{option} {value} goes with a MODEL that is an ONNX file.")
+        return
+    asked = {
+        "--finetune": options.finetune,
+        "--compress": options.compress,
+        "--adapter": options.adapter,
+        "--unlabeled": options.unlabeled,
+        "--weights": options.weights,
+    }
+    for option, given in asked.items():
+        if given:
+            raise InputError(f"{option}: nothing can be trained or cut in an ONNX file; give the checkpoint.")
+
+
+def task_of(model: str, named: str | None, preprocessing: str | None = None) -> Task:
     """The task that is named, or that the local checkpoint or artifact `model` was trained for. Raises InputError."""
+    if graphs.is_graph(model):
+        return graphs.task_of(named, preprocessing)
     config = Path(model) / "config.json"
     if named or not config.is_file():
         return tasks.get(named or DEFAULT_TASK)
@@ -290,7 +318,8 @@ def check_latency(budgets: recipe.Budgets, target: Target) -> None:
 
 def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target) -> Recipe:
     """The recipe that options, checkpoint and target lead to."""
-    finetune = recipe.finetune_plan(checkpoint, options.finetune, hyperparameters(options, task, checkpoint))
+    learned = {} if checkpoint.is_graph else hyperparameters(options, task, checkpoint)
+    finetune = recipe.finetune_plan(checkpoint, options.finetune, learned)
     if options.augment and finetune.parameters is None:
         raise InputError(f"--augment {next(iter(options.augment))}: nothing is trained here ({finetune.reason}).")
     tuned = checkpoint
@@ -300,7 +329,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     budgets = budgets_of(options, target)
     compress = recipe.compress_plan(
         tuned,
-        options.compress,
+        False if checkpoint.is_graph else options.compress,
         budgets=budgets,
         multiple=target.vector_multiple,
         bf16=bf16_pays(task, checkpoint),
@@ -316,6 +345,8 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     if options.unlabeled and compress.when == "never":
         raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
     chosen, skipped = recipe.candidates(target, task.is_convolutional(checkpoint))
+    if checkpoint.is_graph:
+        chosen, skipped = recipe.of_graph(chosen, skipped, graphs.precision(checkpoint.folder))
     needs_calibration = any(plan.method in recipe.CALIBRATED for plan in chosen)
     shared = {
         "data": str(options.data),
@@ -336,6 +367,8 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         model=options.model,
         weights=options.weights,
         adapter=options.adapter,
+        preprocessing=options.preprocessing,
+        graph_output=options.graph_output,
         model_sha256=checkpoint.sha256,
         data_sha256=task.data_sha256(prepare),
         task=task.NAME,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import architecture, calibration, conversion, planning, stages, tasks
+from toolkit import architecture, calibration, conversion, graphs, planning, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import export as formats
 from toolkit.cache import Cache, open_cache
@@ -28,7 +28,15 @@ from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import score
 from toolkit.recipe import CALIBRATED
 from toolkit.runner import Finished, Reporter, Runner, Silent
-from toolkit.storage import check_output, copy_folder, explained, publish_folder, sha256_folder, sha256_path, write_json
+from toolkit.storage import (
+    check_output,
+    copy_folder,
+    explained,
+    publish_folder,
+    sha256_folder,
+    sha256_path,
+    write_json,
+)  # fmt: skip
 from toolkit.tasks.task import Task
 
 RECEIPT = "receipt.json"
@@ -181,10 +189,10 @@ class Line:
             reason="asked for",
         )  # fmt: skip
 
-    def run(self, folder: Path, engine: str) -> tuple[list[str], Finished | None, Finished]:
+    def run(self, folder: Path, engine: str, is_artifact: bool) -> tuple[list[str], Finished | None, Finished]:
         """All that was asked for: (layers that stay in float, the table of sensitivity if any, the artifact)."""
         wanted = self.wanted
-        if _is_artifact(folder):
+        if is_artifact:
             current = _Folder(folder, sha256_folder(folder))
         else:
             current = _Folder(folder, checkpoints.inspect(folder, tasks.get(self.runner.task)).sha256)
@@ -222,10 +230,16 @@ def _check_artifact(folder: Path, wanted: Wanted) -> str:
 
 def _check_checkpoint(folder: Path, task: Task, wanted: Wanted) -> str:
     """The engine that a trained checkpoint is exported for. Raises InputError."""
-    if checkpoints.inspect(folder, task).labels is None:
+    found = checkpoints.inspect(folder, task)
+    if found.labels is None:
         raise InputError(f"{folder} is not trained for {task.NAME}; fine-tune it first with `toolkit finetune`.")
     if wanted.engine is None:
-        raise InputError(f"{folder} is a checkpoint: name what it is exported for with --engine.")
+        what = "an ONNX file" if found.is_graph else "a checkpoint"
+        raise InputError(f"{folder} is {what}: name what it is exported for with --engine.")
+    if found.is_graph and wanted.qat_epochs:
+        raise InputError("--qat trains a checkpoint; this is an ONNX file.")
+    if found.is_graph and graphs.precision(folder) != "fp32":
+        raise InputError(f"The ONNX file is {graphs.precision(folder)} already; quantize the float one.")
     if wanted.engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{wanted.engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
     return wanted.engine
@@ -257,6 +271,7 @@ def _checked(model: str, task: Task, wanted: Wanted, options: planning.Options, 
     if wanted.min_score is not None:
         score.parse(wanted.min_score)
     folder = Path(model)
+    planning.check_graph(replace(options, model=model))
     is_artifact = _is_artifact(folder)
     if is_artifact and options.adapter is not None:
         raise InputError(f"--adapter {options.adapter}: {folder} is an exported artifact; give its checkpoint.")
@@ -299,13 +314,13 @@ def quantize(
     given = planning.options(**options)
     check_output(Path(output), given.overwrite, RECEIPT)
     cache = open_cache(Path(given.cache_dir) if given.cache_dir else None)
-    task = planning.task_of(model, given.task)
+    task = planning.task_of(model, given.task, given.preprocessing)
     folder, engine = _checked(model, task, wanted, given, cache)
     runner = Runner(cache, task.NAME, given.seed, reporter or Silent(), given.force)
     with around(runner), runner.warmed():
         prepared = _prepare(runner, task, folder, given.data, given) if given.data is not None else None
         line = Line(runner, wanted, prepared, prepared.report["encoding"] if prepared else {})
-        keep, table, finished = line.run(folder, engine)
+        keep, table, finished = line.run(folder, engine, _is_artifact(Path(model)))
     _publish(finished, table, runner.receipts, Path(output), given.overwrite)
     return _report(output, engine, keep, table, finished, runner.receipts)
 

@@ -54,13 +54,14 @@ class Histogram:
         for part in (self, other):
             if part.limit:
                 both.low, both.high = min(both.low, part.low), max(both.high, part.high)
-        both._reach(max(self.limit, other.limit))
+        if self.limit or other.limit:
+            both._reach(max(self.limit, other.limit))
         for part in (self, other):
             both.counts += _widened(part.counts, part.limit, both.limit)
         return both
 
     def _reach(self, size: float) -> None:
-        if size <= self.limit:
+        if self.limit and size <= self.limit:
             return
         limit = 2.0 ** math.ceil(math.log2(size)) if size > 0 else 0.0
         limit = limit or 2.0**-60  # all zeros so far

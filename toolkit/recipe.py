@@ -148,6 +148,8 @@ class Recipe(_Strict):
     model: str
     weights: str | None = None  # of a model that is given as FILE.py:FUNCTION
     adapter: str | None = None  # merged into the model
+    preprocessing: str | None = None  # of an ONNX file
+    graph_output: str | None = None
     model_sha256: str
     data_sha256: str
     task: str
@@ -222,6 +224,26 @@ def candidates(target: Target, convolutional: bool = False) -> tuple[list[Candid
         raise InputError(f"Nothing can be made for target '{target.name}': {skipped[0].reason}.")
     assert all(plan.engine in FORMAT_OF_ENGINE for plan in chosen)  # noqa: S101 - every engine here has a format
     return chosen, skipped
+
+
+def of_graph(
+    chosen: list[CandidatePlan], skipped: list[Skipped], precision: str
+) -> tuple[list[CandidatePlan], list[Skipped]]:
+    """What of a target's candidates can be made of an ONNX file in a precision. Raises InputError if none can."""
+    kept: list[CandidatePlan] = []
+    left = list(skipped)
+    for plan in chosen:
+        if FORMAT_OF_ENGINE[plan.engine] != "onnx":
+            left.append(Skipped(what=plan.name, reason=f"{plan.engine} files are not made from ONNX files"))
+        elif precision == "fp32":
+            kept.append(plan)
+        elif plan.precision == precision:
+            kept.append(plan.model_copy(update={"method": None, "reason": f"as given: it is {precision} already"}))
+        else:
+            left.append(Skipped(what=plan.name, reason=f"the ONNX file is {precision} already"))
+    if not kept:
+        raise InputError(f"Nothing can be made of this ONNX file: {left[0].what}: {left[0].reason}.")
+    return kept, left
 
 
 def compress_plan(

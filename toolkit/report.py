@@ -29,7 +29,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Score, size and latency before and after, every candidate's outcome, the data report."""
     assert workshop.reference is not None  # noqa: S101 - a winner has been judged against it
-    before = timing.get("latency", {}).get("torch fp32", {}).get("mean_ms")
+    before = timing.get("latency", {}).get(timing.get("baseline"), {}).get("mean_ms")
     against = timing.get("against_baseline", {}).get(winner.name)
     latency: dict[str, Any] = {
         "before_ms": before,

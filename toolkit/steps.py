@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, demo, modules, planning, quantization, stages
+from toolkit import architecture, conversion, demo, graphs, modules, planning, quantization, stages
 from toolkit import checkpoint as checkpoints
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
@@ -341,20 +341,24 @@ def export(
     overwrite: bool = False,
     allow_code: bool = False,
     adapter: str | None = None,
+    preprocessing: str | None = None,
+    graph_output: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Export a checkpoint to the format of `engine`. Writes an artifact folder."""
+    """Export a checkpoint, or an ONNX file, to the format of `engine`. Writes an artifact folder."""
     check_output(Path(output), overwrite, RECEIPT)
     if engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
     cache = open_cache(Path(cache_dir) if cache_dir else None)
     folder = Path(model)
-    if adapter is not None:
-        folder = planning.model_folder(
-            planning.Options(model, task=task, adapter=adapter, allow_code=allow_code), cache
-        )
+    given = planning.Options(
+        model, task=task, adapter=adapter, allow_code=allow_code, preprocessing=preprocessing, graph_output=graph_output
+    )
+    planning.check_graph(given)
+    if adapter is not None or graphs.is_graph(model):
+        folder = planning.model_folder(given, cache)
     checkpoint = _trained(folder, task, allow_code)
-    if max(lengths) > checkpoint.model_limit:
+    if not checkpoint.is_graph and max(lengths) > checkpoint.model_limit:
         raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
     form = FORMAT_OF_ENGINE[engine]
     parameters: dict[str, Any] = {"format": form}

@@ -47,7 +47,7 @@ class AnswersModule(Protocol):
 
 
 # Adding a kind: one file in this folder and one line here.
-_MODULES = {"classes": "toolkit.answers.classes", "vectors": "toolkit.answers.vectors"}
+_MODULES = {kind: f"toolkit.answers.{kind}" for kind in ("classes", "vectors", "tensors")}
 
 
 def get(kind: str) -> AnswersModule:

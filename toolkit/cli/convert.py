@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @options.training_options
 @click.option("--recipe", metavar="FILE", help="Rerun a bundle's recipe.yaml instead of naming model, data and target.")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and the reason for each step, and stop.")
+@options.graph_options
 @options.run_options
 def command(
     as_json: bool,
@@ -55,7 +56,7 @@ def command(
     max_memory: float | None,
     **given: Any,
 ) -> None:
-    """Take MODEL, a Hugging Face folder or `demo`, all the way to a bundle for a target.
+    """Take MODEL, a Hugging Face folder, an ONNX file or `demo`, all the way to a bundle for a target.
 
     \b
     Examples:
@@ -63,6 +64,7 @@ def command(
       toolkit convert ./my-model --data reviews.csv --target raspberry-pi-5 -o out/
       toolkit convert ./my-model --data eval.jsonl --target jetson --max-latency 20ms --dry-run
       toolkit convert ./my-model --data reviews.csv --max-size 9MB --unlabeled more.txt -o small/
+      toolkit convert theirs.onnx --data tensors/ --target jetson -o theirs-jetson/
       toolkit convert --recipe out/recipe.yaml -o again/
     """
     from toolkit import planning

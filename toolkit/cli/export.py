@@ -19,14 +19,16 @@ from toolkit.cli import options, output
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--task", metavar="NAME", help="What the model does.  [default: what it was trained for]")
 @click.option("--adapter", metavar="FOLDER", help="Merge this adapter of peft into MODEL first.")
+@options.graph_options
 @click.option("--allow-code", is_flag=True, help="Run the Python code that a model folder brings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, output_folder: str, lengths: str, as_json: bool, **given: Any) -> None:
-    """Export MODEL, a trained checkpoint, to the float format of one engine.
+    """Export MODEL, a trained checkpoint or an ONNX file, to the format of one engine.
 
     \b
     Example:
       toolkit export tuned/ --engine litert --lengths 32,128 -o artifact/
+      toolkit export theirs.onnx --engine tensorrt --opset 17 -o artifact/
     """
     from toolkit import steps
 

@@ -206,6 +206,22 @@ def unlabeled_options(function: F) -> F:
     return function
 
 
+def graph_options(function: F) -> F:
+    """What every verb takes whose MODEL may be an ONNX file."""
+    for option in reversed(
+        [
+            click.option(
+                "--preprocessing",
+                metavar="FOLDER",
+                help="Of a MODEL that is an ONNX file: where its tokenizer or image settings, and its labels, lie.",
+            ),
+            click.option("--graph-output", metavar="NAME", help="Of an ONNX file: the output with the answers."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 def run_options(function: F) -> F:
     """What every verb that runs stages takes."""
     for option in reversed(

@@ -37,6 +37,7 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 @click.option("--balance", type=click.FloatRange(0, 1), metavar="ALPHA", help="Balance activations first; 0.7, say.")
 @click.option("--qat", "qat_epochs", type=click.IntRange(min=0), default=0, help="Epochs of quantized training.")
 @click.option("--qat-learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-5, show_default=True)
+@options.graph_options
 @options.run_options
 def command(
     model: str,
@@ -64,7 +65,8 @@ def command(
     qat_learning_rate: float,
     **given: Any,
 ) -> None:
-    """Quantize MODEL: an artifact folder that `toolkit export` wrote, or a trained checkpoint for an --engine.
+    """Quantize MODEL: an artifact folder that `toolkit export` wrote, or a trained checkpoint or an ONNX file for an
+    --engine.
 
     \b
     Examples:

@@ -17,7 +17,10 @@ NAME = "onnxruntime"
 SUFFIX = ".onnx"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
+_DTYPES = {
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8,
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(bool)": np.bool_,
+}  # fmt: skip
 
 
 def _import() -> Any:
@@ -57,7 +60,8 @@ class OnnxRuntimeEngine:
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        feeds = {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()}
+        # np.ascontiguousarray would make a scalar a vector.
+        feeds = {name: np.asarray(inputs[name], dtype=dtype, order="C") for name, dtype in self._dtypes.items()}
         values = self._session.run(self._outputs, feeds)
         return {name: as_float32(value) for name, value in zip(self._outputs, values, strict=True)}
 

@@ -2,6 +2,7 @@
 
     METHODS                                                     engine → methods of quantization that it can run
     export(checkpoint, output, parameters, context) -> dict     the float artifact and its description
+    adopt(source, output, parameters, context) -> dict          the same of a model that came as a file
     describe(path, precision, engine) -> dict                   the description of a file, from itself alone
     layers(source, artifact) -> dict                            its layers that can be quantized, and their bytes
     quantize(source, output, artifact, parameters, inputs)      the same in fewer bits: its description, and a report
@@ -28,6 +29,8 @@ class FormatModule(Protocol):
     METHODS: dict[str, tuple[str, ...]]
 
     def export(self, checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]: ...
+
+    def adopt(self, source: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]: ...
 
     def describe(self, path: Path, precision: str, engine: str) -> dict[str, Any]: ...
 

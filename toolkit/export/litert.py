@@ -81,6 +81,14 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     return describe(output / MODEL_FILE, "fp32")
 
 
+def adopt(source: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
+    """Refuse a model that came as an ONNX file. Raises InputError."""
+    raise InputError(
+        "A LiteRT file is made from a PyTorch model; there is no converter from ONNX that runs beside this torch. Give "
+        "the checkpoint that the ONNX file was exported from."
+    )
+
+
 def layers(source: Path, artifact: dict[str, Any]) -> dict[str, int]:
     """The layers of a float artifact that can be quantized: bytes of weights by name."""
     from toolkit.export import litert_quantize

@@ -17,8 +17,9 @@ from packaging.version import Version
 
 from toolkit import tasks
 from toolkit.engines import Arrays
-from toolkit.errors import missing_extra
+from toolkit.errors import InputError, missing_extra
 from toolkit.export import check_method, chosen_layers, onnx_file, onnx_layers, onnx_lower
+from toolkit.storage import read_json
 
 # Methods of quantization for each engine that runs the format.
 METHODS = {
@@ -106,6 +107,26 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     return describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
 
 
+def adopt(source: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
+    """Write a model that came as an ONNX file to `output/model.onnx`, as the engine wants it, and describe it."""
+    from toolkit.export import onnx_adopt
+
+    given = read_json(source / "artifact.json")
+    context.progress(0, 2, "reading the ONNX file")
+    model = onnx_file.read(source / given["path"])
+    onnx_file.check(source / given["path"], model)
+    context.progress(1, 2, "slimming the graph")
+    model, slimmed = onnx_adopt.adopted(model)
+    if parameters.opset:
+        onnx_lower.lower(model, parameters.opset, parameters.avoid)
+    onnx_file.save(model, output / MODEL_FILE)
+    described = describe(
+        output / MODEL_FILE, given["precision"], "onnxruntime" if parameters.ort_fusions else "tensorrt"
+    )
+    context.progress(2, 2, "done")
+    return {**described, "inputs": given["inputs"], "lengths": given["lengths"], "slimmed": slimmed}
+
+
 def _traced(model: Any, sample: dict[str, Any], config: Any) -> Any:
     """The graph of a network that transformers knows nothing of."""
     import torch
@@ -147,10 +168,17 @@ def quantize(
     model = onnx_quantize.read(source / artifact["path"], engine, method)
     found = onnx_layers.find(model)
     chosen = chosen_layers({layer.name: layer.is_table for layer in found}, parameters)
+    left = onnx_layers.left_out(model, found)
+    known = [layer for layer in found if method != "dynamic-int8" or not layer.is_convolution]
+    if not known and method != "fp16":
+        more = f" ({'; '.join(left)})" if left else ""
+        raise InputError(f"The graph has no layer whose weights {method} knows{more}.")
     report = onnx_quantize.quantize(
         model, output / MODEL_FILE, engine, [layer for layer in found if layer.name in chosen], parameters, inputs
     )
-    return describe(output / MODEL_FILE, onnx_quantize.PRECISIONS[method], engine), report
+    described = describe(output / MODEL_FILE, onnx_quantize.PRECISIONS[method], engine)
+    kept = {key: artifact[key] for key in ("inputs", "lengths")}  # which a file alone does not say for sure
+    return {**described, **kept}, {**report, "left_in_float": left}
 
 
 def describe(path: Path, precision: str, engine: str) -> dict[str, Any]:

@@ -103,3 +103,26 @@ def _module_behind(node: Any, readers: dict[str, list[Any]]) -> str | None:
     if any(name.rpartition(".")[0] != parent for name in ends):
         return ends[0]
     return f"{parent}." + "_".join(name.rpartition(".")[2] for name in ends)
+
+
+# Operators with weights of their own that no method here knows, and the inputs that hold them.
+_UNKNOWN = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "ConvTranspose": (1,), "Einsum": (0, 1)}
+
+
+def left_out(model: Any, found: Iterable[Layer]) -> list[str]:
+    """What of a graph has weights and is no layer that can be quantized, in words."""
+    from toolkit.export import onnx_file
+
+    layers = {layer.node.name for layer in found}
+    known = {tensor.name for tensor in onnx_file.tensors(model) if len(tensor.dims) >= 2}
+    counts: dict[str, int] = {}
+    for graph in onnx_file.graphs(model.graph):
+        for node in graph.node:
+            weights = [name for place in _UNKNOWN.get(node.op_type, (1,)) for name in node.input[place : place + 1]]
+            if (node.name in layers and graph is model.graph) or not known & set(weights):
+                continue
+            if graph is not model.graph and node.op_type in ("Conv", "MatMul", "Gemm", *_UNKNOWN):
+                counts[f"{node.op_type} inside another node"] = counts.get(f"{node.op_type} inside another node", 0) + 1
+            elif node.op_type in _UNKNOWN:
+                counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return [f"{count} x {kind} stays in float" for kind, count in counts.items()]

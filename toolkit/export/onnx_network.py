@@ -45,7 +45,7 @@ def quantize(
     model = onnx.shape_inference.infer_shapes(model)
     method, percentile = parameters.calibration, parameters.percentile
     names = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
-    halves = activations(model, list(dict.fromkeys(names)), inputs)
+    halves = activations(model, list(dict.fromkeys(filter(None, names))), inputs)
     found = {name: first.merge(second).range(method, percentile) for name, (first, second) in halves.items()}
     ranges = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in found.items()}
     chosen = {layer.node.name for layer in layers}

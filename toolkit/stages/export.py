@@ -36,14 +36,18 @@ class Parameters(BaseModel):
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
-    """Write the model file, `artifact.json` and what the encoder is made from to `output`."""
+    """Write the model file, `artifact.json` and what the encoder is made from to `output`. Raises InputError."""
     if parameters.format == "litert" and parameters.lengths is None:
         parameters = parameters.model_copy(update={"lengths": _lengths(source, parameters, context)})
-    artifact = formats.get(parameters.format).export(source, output, parameters, context)
+    form = formats.get(parameters.format)
+    if (source / "artifact.json").is_file():  # a model that came as a file of this or another format
+        artifact = form.adopt(source, output, parameters, context)
+    else:
+        artifact = form.export(source, output, parameters, context)
     write_json(output / "artifact.json", artifact)
     shutil.copy(source / "config.json", output / "config.json")
     tasks.get(context.task).copy_files(source, output, parameters.encoding)
-    return {key: artifact[key] for key in ("precision", "size_bytes", "operators")}
+    return {key: artifact[key] for key in ("precision", "size_bytes", "operators", "slimmed") if key in artifact}
 
 
 def _lengths(source: Path, parameters: Parameters, context: Context) -> list[int] | None:

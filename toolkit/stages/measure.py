@@ -19,7 +19,7 @@ from toolkit import engines, tasks
 from toolkit.bench import measure, statistics
 from toolkit.stages import Context, evaluate
 
-VERSION = 5
+VERSION = 6
 LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert")
 EXAMPLES = 30
 ROUNDS = 6
@@ -63,7 +63,8 @@ def _build(
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
-    """`source` is the float checkpoint. Writes `times.json`: seconds per candidate, round and example."""
+    """`source` is the float checkpoint, or the folder of an ONNX file. Writes `times.json`: seconds per candidate,
+    round and example."""
     assert context.data is not None  # noqa: S101 - the runner always prepares data before it measures
     task = tasks.get(context.task)
     examples = task.read_examples(context.data, "eval")
@@ -72,21 +73,25 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     sizes = task.sizes(drawn, source, parameters.encoding)
     chosen = [drawn[i] for i in sorted(range(len(drawn)), key=lambda i: sizes[i])]
 
+    def artifact(folder: Path, engine: str | None) -> Callable[[], measure.Runner]:
+        described = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+        load = partial(engines.get(engine or described["engine"]).load, folder / described["path"], context.threads)
+        return _build(load, partial(encode, folder, described["lengths"], evaluate.names_of(described)))
+
     def encode(folder: Path, lengths: list[int] | None, names: list[str], engine: Any) -> list[engines.Arrays]:
         encoder = task.encoder(folder, parameters.encoding, inputs=names or engine.input_names, lengths=lengths)
         return [encoder(each) for each in chosen]
 
     builds: dict[str, Callable[[], measure.Runner]] = {}
     for candidate in parameters.candidates:
-        folder = Path(candidate.folder)
-        artifact = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
-        load = partial(engines.get(candidate.engine).load, folder / artifact["path"], context.threads)
-        builds[candidate.name] = _build(load, partial(encode, folder, artifact["lengths"], evaluate.names_of(artifact)))
+        builds[candidate.name] = artifact(Path(candidate.folder), candidate.engine)
+    if (source / "artifact.json").is_file():
+        builds[parameters.baseline] = artifact(source, None)
+    else:
+        from toolkit.engines.torch import TorchEngine
 
-    from toolkit.engines.torch import TorchEngine
-
-    load_baseline = partial(TorchEngine, source, task, context.threads)
-    builds[parameters.baseline] = _build(load_baseline, partial(encode, source, None, []))
+        load_baseline = partial(TorchEngine, source, task, context.threads)
+        builds[parameters.baseline] = _build(load_baseline, partial(encode, source, None, []))
 
     def progress(done: int, total: int) -> None:
         context.progress(done, total, f"timing {len(builds)} builds in turn")
@@ -99,6 +104,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         "threads": context.threads,
         "examples": len(chosen),
         "rounds": parameters.rounds,
+        "baseline": parameters.baseline,
         "latency": {name: statistics.summarize(values) for name, values in medians.items()},
         "against_baseline": {
             name: statistics.compare(values, baseline, context.seed).as_dict()

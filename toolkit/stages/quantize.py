@@ -52,6 +52,8 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     quantized, found = formats.get(artifact["format"]).quantize(source, output, artifact, parameters, inputs)
     if "overflow" in found and not inputs:
         warnings.append("Nobody looked whether values overflow in half precision: that takes examples, with --data.")
+    if found.get("left_in_float"):
+        warnings.append(f"Not quantized: {'; '.join(found['left_in_float'])}.")
     if "activations" in found:
         warnings += unstable(found["activations"]["unstable"])
     formats.copy_rest(source, output, artifact)

@@ -21,6 +21,7 @@ _MODULES = {
     "token-classification": "token_classification",
     "sentence-similarity": "sentence_similarity",
     "tabular": "tabular",
+    "tensors": "tensors",
 }
 
 

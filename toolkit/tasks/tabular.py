@@ -111,7 +111,7 @@ class Tabular(Task):
     # Checkpoints
 
     def check_checkpoint(self, folder: Path, config: Mapping[str, Any]) -> None:
-        if config.get("model_type") != "module":
+        if config.get("model_type") not in ("module", "onnx"):
             raise InputError(
                 f"{folder} is a {config.get('model_type')}; a model of tables is `mlp`, or a network of your own as "
                 "FILE.py:FUNCTION."

@@ -23,7 +23,7 @@ from toolkit import data
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
 from toolkit.runtime.encoder import Encoder
-from toolkit.storage import sha256_file, sha256_json, sha256_path
+from toolkit.storage import read_json, sha256_file, sha256_json, sha256_path
 from toolkit.tasks.augmentation import Augmentation, Soft, soft_cross_entropy
 
 SPLITS = ("train", "validation", "eval")
@@ -59,7 +59,7 @@ class Task(ABC):
 
     NAME: ClassVar[str]  # as users write it
     SCORE_NAME: ClassVar[str]  # the metric that `score` repeats
-    ANSWERS: ClassVar[Literal["classes", "vectors"]] = "classes"
+    ANSWERS: ClassVar[Literal["classes", "vectors", "tensors"]] = "classes"
     MODEL_CLASS: ClassVar[str]  # the transformers auto class of its checkpoints
     HEAD: ClassVar[str]  # what the architecture of a trained checkpoint is called
     HEAD_WEIGHTS: ClassVar[tuple[str, ...]] = ("classifier.", "score.")  # what the weights of its head begin with
@@ -152,7 +152,7 @@ class Task(ABC):
 
     def labels(self, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str] | None:
         """Label names in index order if this is a checkpoint that was trained for the task; None otherwise."""
-        if config.get("model_type") == "module":
+        if config.get("model_type") in ("module", "onnx"):
             names = config.get("id2label") or {}
             return [str(names[key]) for key in sorted(names, key=int)] if config.get("task") == self.NAME else None
         architecture = str((config.get("architectures") or [""])[0])
@@ -164,6 +164,9 @@ class Task(ABC):
     def is_convolutional(self, checkpoint: Any) -> bool:
         """Whether a checkpoint is a network of convolutions. One alone may be no more than how a transformer cuts
         patches."""
+        if checkpoint.is_graph:
+            operators: dict[str, int] = read_json(checkpoint.folder / "artifact.json")["operators"]
+            return operators.get("Conv", 0) > 1
         return sum(len(shape) == 4 for _, shape in checkpoint.tensors.values()) > 1
 
     def offers(self, encoding: Mapping[str, Any]) -> dict[str, Any]:
