@@ -21,6 +21,7 @@ from toolkit import engines, tasks
 from toolkit import export as formats
 from toolkit.engines import Arrays, Engine
 from toolkit.errors import InputError
+from toolkit.export import onnx_file
 from toolkit.probes import Probe
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime import unloaded
@@ -148,6 +149,8 @@ def _lender(path: Path, task: Task) -> Callable[[Sequence[str], Sequence[int] | 
 def _file(path: Path, like: Build | None) -> Build:
     if path.suffix not in ENGINE_OF_SUFFIX:
         raise InputError(f"{path} is neither a folder nor an .onnx or .tflite file.")
+    if like is None and path.suffix == ".onnx":
+        return _tensors(path)
     if like is None or like.lend is None:
         raise InputError(
             f"{path} is a model file alone, without preprocessing and labels; name it second, after the build that has "
@@ -161,6 +164,22 @@ def _file(path: Path, like: Build | None) -> Build:
     return Build(
         str(path), "file", like.task, like.labels, precision, encoder, engine, path, _format(path), output, like.lend
     )
+
+
+def _tensors(path: Path) -> Build:
+    """An ONNX file of which nobody says what it does: its examples are arrays by the names of its inputs."""
+    from toolkit.runtime.tensors import TensorEncoder
+
+    model = onnx_file.read(path, weights=False)
+    onnx_file.check(path, model)
+    precision = precision_of(path)
+    described = formats.get("onnx").describe(path, precision, "onnxruntime")
+    encoder = TensorEncoder(described)
+    engine = engines.get("onnxruntime").load(path)
+    return Build(
+        str(path), "file", tasks.get("tensors"), [], precision, encoder, engine, path, "onnx",
+        str(described["outputs"][0]["name"]), lambda inputs, lengths: encoder,
+    )  # fmt: skip
 
 
 def _format(path: Path) -> str:
@@ -178,8 +197,6 @@ def precision_of(path: Path) -> str:
         found = {name for name, kind in vars(TensorType).items() if kind in kinds}
         return next((p for k, p in (("INT4", "int4"), ("INT8", "int8"), ("FLOAT16", "fp16")) if k in found), "fp32")
     import onnx
-
-    from toolkit.export import onnx_file
 
     model = onnx_file.read(path, weights=False)
     kinds = {initializer.data_type for initializer in model.graph.initializer}

@@ -63,6 +63,7 @@ def imported(path: Path, task: Task, preprocessing: str | None, output: str | No
         )
     shared = _config(Path(preprocessing)) if preprocessing else {}
     _choose_output(path, model, output, only=task.NAME != TENSORS)
+    task.finish_graph(model)
     hashes = {each.name: sha256_file(each) for each in onnx_file.files(path, model)}
     more = sha256_folder(Path(preprocessing)) if preprocessing else ""
     destination = cache / "imported" / sha256_json([hashes, more, task.NAME, output, _VERSION])
@@ -82,6 +83,7 @@ def imported(path: Path, task: Task, preprocessing: str | None, output: str | No
         write_json(aside / "artifact.json", described)
         task.check_checkpoint(aside, config)
         _check_inputs(path, task, aside, described)
+        _check_labels(path, task, config, described)
     return destination
 
 
@@ -142,6 +144,17 @@ def _check_inputs(path: Path, task: Task, folder: Path, described: dict[str, Any
             isinstance(size, int) and size > 1 and size != own for size, own in zip(wanted, given, strict=True)
         ):
             raise InputError(f"{path}: its input '{each['name']}' is {wanted}; the preprocessing gives {list(given)}.")
+
+
+def _check_labels(path: Path, task: Task, config: dict[str, Any], described: dict[str, Any]) -> None:
+    """Refuse a file with another number of answers than there are labels. Raises InputError."""
+    if task.ANSWERS != "classes":
+        return
+    width, names = described["outputs"][0]["shape"][-1:], config.get("id2label")
+    if not names:
+        raise InputError("--preprocessing: its config.json does not name the labels (id2label).")
+    if width and isinstance(width[0], int) and width[0] not in (0, len(names)):
+        raise InputError(f"{path} gives {width[0]} answers; --preprocessing names {len(names)} labels.")
 
 
 def tensors_of(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

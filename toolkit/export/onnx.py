@@ -32,6 +32,12 @@ _EXPORTERS_OLDEST = 18  # opset; what is older is made of it
 # The first onnxruntime that accepts an opset of the ONNX standard: before 1.17 by its compatibility table, from then on
 # as tried (`opset_of_version` in targets/rules/onnxruntime-1.31.yaml).
 _RUNTIME_OF_OPSET = {
+    **dict.fromkeys(range(1, 12), "1.0.0"),
+    12: "1.3.0",
+    13: "1.6.0",
+    14: "1.8.0",
+    15: "1.9.0",
+    16: "1.12.0",
     17: "1.12.0",
     18: "1.14.0",
     19: "1.15.0",

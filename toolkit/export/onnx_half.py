@@ -105,7 +105,13 @@ def convert(model: Any, path: Path, kept: Sequence[str], inputs: Sequence[Arrays
     half = convert_float_to_float16(model, keep_io_types=True, node_block_list=[*kept, *too_large])
     _join(half)
     OnnxModel(half).topological_sort(is_deterministic=True)  # the converter puts its casts at the end
-    onnx.checker.check_model(half)
+    try:
+        onnx.checker.check_model(half)
+    except onnx.checker.ValidationError as error:
+        raise InputError(
+            "Half precision: the converter does not reach what lies inside the graph's If and Loop nodes; what it made "
+            f"is not valid ({str(error).splitlines()[0]})."
+        ) from error
     for number, values in enumerate(watch(half, [each.name for each in half.graph.output], inputs)):
         for name, value in values.items():
             if not np.isfinite(value).all():

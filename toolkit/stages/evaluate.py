@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from toolkit import engines, tasks
+from toolkit.errors import InputError
 from toolkit.stages import Context
 
 VERSION = 2
@@ -68,6 +69,12 @@ def artifact_answers(
         found.append(task.rows(engine.run(arrays)[name], arrays))
         context.progress(index + 1, len(inputs), "evaluating")
     engine.close()
+    widths = sorted({rows.shape[1:] for rows in found})
+    if len(widths) > 1:
+        raise InputError(
+            f"The output '{name}' gives {widths[0]} numbers for one example and {widths[-1]} for another; it does not "
+            f"hold the answers of {task.NAME}."
+        )
     return np.concatenate(found).astype(np.float32)
 
 

@@ -95,6 +95,11 @@ class SentenceSimilarity(TextTask):
         pooled = (states * mask).sum(1) / mask.sum(1).clamp_min(1e-9)
         return pooled / pooled.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
+    def finish_graph(self, model: Any) -> None:
+        from toolkit.export import onnx_pooling
+
+        onnx_pooling.add_direction(model)
+
     def loss(self, answers: Any, labels: Any, *, weights: Any = None, smoothing: float = 0.0) -> Any:
         """Each first text must be nearer to its second one than to those of the other pairs of the batch, and the other
         way round (van den Oord, Li and Vinyals, 2018)."""

@@ -264,6 +264,11 @@ class Task(ABC):
         """The tensor that the artifact gives, from what a model's forward returned: part of the exported graph."""
         return result.logits if hasattr(result, "logits") else result
 
+    def finish_graph(self, model: Any) -> None:
+        """Change an ONNX file of somebody's, `onnx.ModelProto`, so that its only output is what `output` gives. Raises
+        InputError."""
+        return
+
     def rows(self, output: Any, inputs: Mapping[str, Any]) -> Any:
         """The rows of the answers in an output [examples, ...], a tensor or an array; `inputs` are the encoded examples
         as arrays. Most outputs are the rows."""
