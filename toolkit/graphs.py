@@ -35,11 +35,15 @@ def is_graph(model: str) -> bool:
 
 def task_of(named: str | None, preprocessing: str | None) -> Task:
     """The task of an ONNX file: as named, or that of the folder whose preprocessing it shares. Raises InputError."""
-    if named:
-        return tasks.get(named)
+    if preprocessing is None and named not in (None, TENSORS):
+        raise InputError(
+            "An ONNX file does not say how examples become tensors: name a folder with --preprocessing (tokenizer.json "
+            f"or preprocessor files, and config.json with the labels), or leave out --task {named} and give tensors."
+        )
     if preprocessing is None:
         return tasks.get(TENSORS)
-    return tasks.of(_config(Path(preprocessing)))
+    config = _config(Path(preprocessing))
+    return tasks.get(named) if named else tasks.of(config)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -56,11 +60,6 @@ def imported(path: Path, task: Task, preprocessing: str | None, output: str | No
     """
     model = onnx_file.read(path, weights=False)
     onnx_file.check(path, model)
-    if preprocessing is None and task.NAME != TENSORS:
-        raise InputError(
-            f"{path} does not say how examples become tensors: name a folder with --preprocessing (tokenizer.json or "
-            f"preprocessor files, and config.json with the labels), or leave out --task {task.NAME} and give tensors."
-        )
     shared = _config(Path(preprocessing)) if preprocessing else {}
     _choose_output(path, model, output, only=task.NAME != TENSORS)
     task.finish_graph(model)

@@ -130,6 +130,8 @@ def _finetune_here(
 def _plan(output: str, options: Mapping[str, Any]) -> planning.Plan:
     """The plan of a stage that works on the trained checkpoint that `options` name. Raises InputError."""
     folder = Path(str(options["model"]))
+    if graphs.is_graph(str(folder)):
+        raise InputError(f"{folder} is an ONNX file: nothing can be trained or cut in it; give the checkpoint.")
     if str(folder) == demo.NAME and not folder.exists():
         raise InputError(f"The demo's model is not trained yet; first `toolkit finetune {demo.NAME} -o tuned`.")
     if folder.is_dir() and not options.get("adapter"):  # which may bring a head

@@ -221,6 +221,9 @@ def _lowered(writer: _Writer, before: int, after: int, avoid: Sequence[str]) -> 
         _OLDER[node.op_type](writer)
         return writer.made
     for attribute in _unknown(node, older):
+        if (node.op_type, attribute.name) == ("Split", "num_outputs"):  # as many parts as it has outputs
+            node.attribute.remove(attribute)
+            continue
         default = newer.attributes[attribute.name].default_value
         if onnx.helper.get_attribute_value(attribute) != onnx.helper.get_attribute_value(default):
             raise InputError(f"The node '{node.name}' ({node.op_type}) needs '{attribute.name}', new since {after}.")

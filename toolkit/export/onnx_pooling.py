@@ -19,7 +19,13 @@ def add_direction(model: Any) -> None:
     from onnx import helper
 
     given = model.graph.output[0]
-    rank = _rank(model, given)
+    rank = _rank(given)
+    kind = given.type.tensor_type.elem_type
+    if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+        raise InputError(
+            f"The output '{given.name}' holds {onnx.TensorProto.DataType.Name(kind).lower()}, no direction. Name "
+            "another one with --graph-output."
+        )
     if rank not in (2, 3):
         raise InputError(
             f"The output '{given.name}' has {'an unknown rank' if rank is None else f'{rank} axes'}; a direction is "
@@ -39,7 +45,6 @@ def add_direction(model: Any) -> None:
     if rank == 3:
         if all(each.name != MASK for each in model.graph.input):
             raise InputError(f"The output '{given.name}' are token states, and the graph has no input '{MASK}'.")
-        kind = given.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
         opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         mask = add("Cast", [MASK], f"{OUTPUT}.mask", to=kind)
         tokens, wide = constant("tokens", [1]), constant("wide", [2])
@@ -54,14 +59,12 @@ def add_direction(model: Any) -> None:
     add("LpNormalization", [last], OUTPUT, axis=1, p=2)
     model.graph.node.extend(nodes)
     width = given.type.tensor_type.shape.dim[rank - 1]
-    made = helper.make_tensor_value_info(
-        OUTPUT, given.type.tensor_type.elem_type, ["batch", width.dim_value or width.dim_param or None]
-    )
+    made = helper.make_tensor_value_info(OUTPUT, kind, ["batch", width.dim_value or width.dim_param or None])
     del model.graph.output[:]
     model.graph.output.append(made)
 
 
-def _rank(model: Any, value: Any) -> int | None:
+def _rank(value: Any) -> int | None:
     if value.type.tensor_type.HasField("shape"):
         return len(value.type.tensor_type.shape.dim)
     return None
