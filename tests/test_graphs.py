@@ -292,13 +292,18 @@ def test_numbers_that_are_none_refuse() -> None:
         ({"finetune": True}, "--finetune: nothing can be trained or cut in an ONNX file"),
         ({"compress": True}, "--compress: nothing can be trained or cut"),
         ({"preprocessing": "nowhere"}, "--preprocessing nowhere is not a folder"),
-        ({"target": "raspberry-pi-4"}, "litert files are not made from ONNX files"),
     ],
 )
 def test_what_cannot_be_done_with_a_graph(given: dict[str, Any], said: str, rows: Path, tmp_path: Path) -> None:
     path = written(small(), tmp_path / "model.onnx")
     with pytest.raises(InputError, match=said):
         toolkit.convert(str(path), data=str(rows), output=str(tmp_path / "bundle"), **given)
+
+
+def test_a_board_that_runs_litert_alone(board: Path, rows: Path, tmp_path: Path) -> None:
+    path = written(small(), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="litert files are not made from ONNX files"):
+        toolkit.convert(str(path), data=str(rows), output=str(tmp_path / "bundle"), target=str(board))
 
 
 def test_preprocessing_that_does_not_fit(exported: Path, tuned: Path, reviews: Path, tmp_path: Path) -> None:
@@ -321,15 +326,8 @@ def test_preprocessing_that_does_not_fit(exported: Path, tuned: Path, reviews: P
 @pytest.mark.parametrize("verb", ["finetune", "prune", "distill"])
 def test_verbs_that_train_refuse(verb: str, rows: Path, tmp_path: Path) -> None:
     path = written(small(), tmp_path / "model.onnx")
-    done = run_toolkit(
-        verb,
-        path,
-        "--data",
-        rows,
-        "-o",
-        tmp_path / "out",
-        *{"distill": ["--layers", "1"], "prune": ["--ffn", "0.5"]}.get(verb, []),
-    )
+    more = {"distill": ["--layers", "1"], "prune": ["--ffn", "0.5"]}.get(verb, [])
+    done = run_toolkit(verb, path, "--data", rows, "-o", tmp_path / "out", *more)
     assert done.returncode == 2
     assert "nothing" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
