@@ -32,6 +32,8 @@ from toolkit.tasks.lengths import MOST_BUCKETS
 from toolkit.tensorrt import rungs
 
 PARITY_EXAMPLES = 256
+# Bytes of a model from which on there is no more than one at a time in memory than must be.
+SIDE_BY_SIDE = 1_000_000_000
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
@@ -381,7 +383,9 @@ def measure(workshop: Workshop, candidates: Mapping[str, Candidate], title: str 
         if c.built
     ]
     original = workshop.original
-    baseline = {"baseline": original.kind} if original.is_graph else {}
+    baseline: dict[str, str | None] = {"baseline": original.kind} if original.is_graph else {}
+    if original.size_bytes >= SIDE_BY_SIDE:
+        baseline = {"baseline": None}
     shared = {"encoding": workshop.data_report["encoding"], **baseline}
     device = local.describe()
     timing = workshop.runner.run(

@@ -96,7 +96,7 @@ def run(made: Plan, reporter: Reporter | None = None, runner: Runner | None = No
             checkpoint=original,
             data=data,
             measurable=local.stands_for(made.target),
-            workers=min(2, local.cores()),
+            workers=min(2, local.cores()) if original.size_bytes < candidate_steps.SIDE_BY_SIDE else 1,
         )
         result = _convert(workshop)
         result = _compress(made, result) or result

@@ -92,6 +92,11 @@ def stored_bytes(tensor: Any) -> int:
     return len(tensor.raw_data) or width * math.prod(tensor.dims)
 
 
+def weight_bytes(model: Any) -> int:
+    """Bytes of the weights of the main graph that are in memory."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
 def data_files(path: Path, model: Any) -> list[str]:
     """The names of the files beside `path` that a model has weights in."""
     return sorted({place["location"] for each in tensors(model) if (place := external(each))})
@@ -223,8 +228,7 @@ def save(model: Any, path: Path, largest: int = LARGEST) -> None:
     writes there."""
     import onnx
 
-    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if weights < largest and model.ByteSize() < largest:
+    if weight_bytes(model) < largest and model.ByteSize() < largest:
         onnx.save(model, str(path))
         return
     onnx.save_model(
@@ -235,6 +239,7 @@ def save(model: Any, path: Path, largest: int = LARGEST) -> None:
         location=path.name + DATA_SUFFIX,
         size_threshold=1024,
     )
+    (path.parent / (path.name + DATA_SUFFIX)).chmod(0o644)  # onnx writes it for nobody else
 
 
 def session(model: Any, options: Any, providers: list[str], folder: Path | None = None) -> Any:
@@ -243,8 +248,7 @@ def session(model: Any, options: Any, providers: list[str], folder: Path | None 
 
     import onnxruntime
 
-    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if weights < LARGEST:
+    if weight_bytes(model) < LARGEST:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         path = Path(work) / "model.onnx"

@@ -36,7 +36,8 @@ class Candidate(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Who is measured, on how many examples, how often. `baseline` is the float checkpoint's name in the result."""
+    """Who is measured, on how many examples, how often. `baseline` is the float checkpoint's name in the result;
+    None: it is not measured."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +45,7 @@ class Parameters(BaseModel):
     encoding: dict[str, Any]
     examples: int = EXAMPLES
     rounds: int = ROUNDS
-    baseline: str = "torch fp32"
+    baseline: str | None = "torch fp32"
 
 
 def _build(
@@ -85,7 +86,9 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     builds: dict[str, Callable[[], measure.Runner]] = {}
     for candidate in parameters.candidates:
         builds[candidate.name] = artifact(Path(candidate.folder), candidate.engine)
-    if (source / "artifact.json").is_file():
+    if parameters.baseline is None:
+        pass
+    elif (source / "artifact.json").is_file():
         builds[parameters.baseline] = artifact(source, None)
     else:
         from toolkit.engines.torch import TorchEngine
@@ -99,7 +102,6 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     times = measure.interleave(builds, len(chosen), parameters.rounds, context.seed, progress)
     (output / "times.json").write_text(json.dumps(times))
     medians = {name: measure.per_example(values) for name, values in times.items()}
-    baseline = times[parameters.baseline]
     return {
         "threads": context.threads,
         "examples": len(chosen),
@@ -107,8 +109,8 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         "baseline": parameters.baseline,
         "latency": {name: statistics.summarize(values) for name, values in medians.items()},
         "against_baseline": {
-            name: statistics.compare(values, baseline, context.seed).as_dict()
+            name: statistics.compare(values, times[parameters.baseline], context.seed).as_dict()
             for name, values in times.items()
-            if name != parameters.baseline
+            if parameters.baseline is not None and name != parameters.baseline
         },
     }
