@@ -138,6 +138,8 @@ def test_the_first_tensor_that_differs_is_named(silero: Path, speech: Path, tmp_
     assert run_toolkit("check", sound, sound, "--data", speech).returncode == 0
     checked = run_toolkit("check", sound, broken, "--data", speech)
     assert checked.returncode == 1
+    assert "of 40 answers change" in checked.stdout
+    assert "decisions" not in checked.stdout
     found = run_toolkit("bisect", sound, broken, "--data", speech)
     assert "The first layer that differs is model.encoder.2" in found.stderr
 

@@ -94,6 +94,7 @@ def check(
     outputs: list[tuple[NDArray[Any], NDArray[Any]]] = []
     changed = 0
     kind = answers.get(first.task.ANSWERS)
+    decides = first.task.ANSWERS != "tensors"  # numbers of any meaning: an answer is all of an example's
     for number, (mine, other) in enumerate(pairs):
         expected = first.rows(first.output(mine), mine)
         # Where the inputs differ the second build's own would carry that difference into the model. What was cut
@@ -112,11 +113,15 @@ def check(
             model.add(number, f"answers of shape {list(found.shape)} instead of {list(wanted.shape)}")
             continue
         outputs.append((wanted, found))
-        changed += 1 if own is None or own.shape != expected.shape else int(kind.changed(expected, own).sum())
+        if own is None or own.shape != expected.shape:
+            changed += 1
+        else:
+            others = kind.changed(expected, own)
+            changed += int(others.sum() if decides else others.any())
         progress(len(examples) + number + 1, 2 * len(examples))
     measured = None
     if outputs:
-        measured = _judge_model(model, outputs, second.precision, kind)
+        measured = _judge_model(model, outputs, second.precision, kind if decides else None)
     model.examples = len(pairs)
     ordered.append(model)
     labels = Step(LABELS)
@@ -206,19 +211,20 @@ def _input_difference(mine: Arrays, other: Arrays) -> str | None:
 def _judge_model(
     step: Step, outputs: Sequence[tuple[NDArray[Any], NDArray[Any]]], precision: str, kind: Any
 ) -> Difference:
-    """Decide from the answers on equal tensors whether the models are one."""
+    """Decide from the answers on equal tensors whether the models are one. `kind` is that of the answers (module of
+    `toolkit.answers`); None: they are no decisions."""
     measured = difference([{"": a} for a, _ in outputs], [{"": b} for _, b in outputs], "", "")
-    flipped = [bool(kind.changed(a, b).any()) for a, b in outputs]
+    flipped = [kind is not None and bool(kind.changed(a, b).any()) for a, b in outputs]
     if not measured.is_finite:
         step.differ, step.first = len(outputs), 0
         step.what = "answers that are no numbers (NaN or infinite)"
     elif measured.sqnr_db < FLOOR_DB[precision] or _is_more(sum(flipped), len(flipped), MOST_CHANGED[precision]):
         step.differ = sum(flipped) or len(outputs)
         step.first = flipped.index(True) if any(flipped) else 0
+        decisions = f", {sum(flipped)} of {len(flipped)} decisions change" if kind is not None else ""
         step.what = (
             f"answers on the same tensors differ by up to {measured.max_abs:.3g} ({measured.sqnr_db:.0f} dB; "
-            f"{precision} should have {FLOOR_DB[precision]:.0f}), {sum(flipped)} of {len(flipped)} decisions change"
-            f"{_shape_of_answers(outputs)}"
+            f"{precision} should have {FLOOR_DB[precision]:.0f}){decisions}{_shape_of_answers(outputs)}"
         )
     return measured
 
