@@ -21,7 +21,7 @@ from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
-from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.export import FORMAT_OF_ENGINE, STATIC
 from toolkit.gates import Verdict, classes, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
@@ -205,7 +205,7 @@ class Workshop:
         if plan.method in CALIBRATED:
             parameters |= {"examples": {"encoding": self.data_report["encoding"]}}
             data = self.data
-        if plan.method == "static-int8":
+        if plan.method in STATIC:
             parameters |= {"calibration": "mse"}
         return self.runner.run(
             "quantize",

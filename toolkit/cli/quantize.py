@@ -9,7 +9,9 @@ import click
 
 from toolkit.cli import options, output
 
-METHODS = ["dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"]
+METHODS = [
+    "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"
+]  # fmt: skip
 CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 
 
@@ -21,6 +23,7 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 @click.option(
     "--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), help="What a checkpoint is exported for."
 )
+@click.option("--io", type=click.Choice(["int8", "uint8"]), help="Inputs and outputs of integer-int8.  [default: int8]")
 @click.option("--lengths", metavar="N,N,…", help="Input lengths of a LiteRT file.  [default: from the data]")
 @click.option("--opset", type=click.IntRange(min=18), help="ONNX opset.")
 @click.option("--embeddings/--no-embeddings", default=True, show_default=True, help="Quantize embedding tables too.")
@@ -62,6 +65,7 @@ def command(
     balance: float | None,
     qat_epochs: int,
     qat_learning_rate: float,
+    io: str | None,
     **given: Any,
 ) -> None:
     """Quantize MODEL: an artifact folder that `toolkit export` wrote, or a trained checkpoint for an --engine.
@@ -87,7 +91,7 @@ def command(
             around=interruptible,
             parameters={
                 "embeddings": embeddings, "keep": list(keep), "block_size": int(block_size),
-                "calibration": calibration, "percentile": percentile,
+                "calibration": calibration, "percentile": percentile, **({"io": io} if io else {}),
             },
             engine=engine, opset=opset, lengths=options.lengths(lengths), samples=samples,
             calibration_data=calibration_data, sensitivity=sensitivity,

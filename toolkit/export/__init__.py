@@ -13,7 +13,7 @@ minimum runtime versions, operators. `parameters` are those of the stage, `input
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -40,6 +40,13 @@ class FormatModule(Protocol):
 # Adding a format: one file in this folder and one line here.
 _MODULES = {"onnx": "toolkit.export.onnx", "litert": "toolkit.export.litert"}
 OLDEST_OPSET = 18  # of ONNX that the exporters write
+# Methods whose ranges of activations come from examples beforehand.
+STATIC = ("static-int8", "integer-int8", "int16-activations")
+INTEGER = "integer-int8"  # the one that leaves no float in a file
+NO_INTEGER_TEXTS = (
+    "a text encoder masks padding by adding the lowest float there is, and a scale of int8 that holds it holds nothing "
+    "else; static-int8 keeps that in float"
+)
 FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert"}
 
 
@@ -67,3 +74,9 @@ def chosen_layers(tables: Mapping[str, bool], parameters: Any) -> set[str]:
     return {
         name for name, table in tables.items() if name not in parameters.keep and (parameters.embeddings or not table)
     }
+
+
+def check_integer(method: str, inputs: Iterable[str]) -> None:
+    """Refuse to quantize a text encoder in full; `inputs` are the names of the model's. Raises InputError."""
+    if method == INTEGER and "input_ids" in inputs:
+        raise InputError(f"{INTEGER} is for images and tables: {NO_INTEGER_TEXTS}.")
