@@ -10,43 +10,26 @@ import numpy as np
 import pytest
 
 from tests import artifacts
-from tests.networks import CLASSES, image_folder, network_file, pattern
+from tests.conftest import PICTURE_SIDE as SIDE
+from tests.networks import CLASSES, pattern
 from toolkit import engines, modules, network, steps, tasks
 from toolkit.engines.litert import to_floats, to_integers
 from toolkit.errors import InputError
 from toolkit.export import flatbuffer, litert_simplify, litert_versions
 
-SIDE = 24
 TASK = tasks.get("image-classification")
 Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return image_folder(tmp_path_factory.mktemp("images"), 40)
-
-
-@pytest.fixture(scope="module")
-def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small network of convolutions, taught to tell the pictures apart."""
-    work = tmp_path_factory.mktemp("network")
-    options = {
-        "model": f"{network_file(work)}:build", "task": TASK.NAME, "data": str(images), "epochs": 4,
-        "learning_rate": 1e-2, "batch_size": 16, "option": {"size": SIDE, "channels": 1},
-    }  # fmt: skip
-    steps.finetune(str(work / "tuned"), options)
-    return work / "tuned"
-
-
-@pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(small_network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "float"
-    steps.export(str(trained), str(folder), engine="litert", lengths=[1], allow_code=True)
+    steps.export(str(small_network), str(folder), engine="litert", lengths=[1], allow_code=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def made(exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+def made(exported: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """The network in fewer bits, made once per request."""
     folders: dict[str, Path] = {}
 
@@ -55,7 +38,7 @@ def made(exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory)
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp("quantized") / "artifact"
             steps.quantize(
-                str(exported), str(folders[key]), method=method, options={"data": str(images)}, parameters=parameters
+                str(exported), str(folders[key]), method=method, options={"data": str(pictures)}, parameters=parameters
             )
         return folders[key]
 
@@ -168,13 +151,13 @@ def test_sixteen_bits_lose_less_than_eight(made: Make, exported: Path) -> None:
     assert error["int16-activations"] < 0.8 * error["static-int8"]
 
 
-def test_wide_activations_need_sixteen_bits(trained: Path, images: Path, tmp_path: Path) -> None:
+def test_wide_activations_need_sixteen_bits(small_network: Path, pictures: Path, tmp_path: Path) -> None:
     """Two channels of which one is a thousand times the other: eight bits have no step left for the small one."""
     import torch
 
     from toolkit.engines.torch import load_model
 
-    model = load_model(trained, TASK)
+    model = load_model(small_network, TASK)
     with torch.no_grad():
         block = model.net.blocks[1]
         block.mix.weight[0] *= 300
@@ -182,14 +165,14 @@ def test_wide_activations_need_sixteen_bits(trained: Path, images: Path, tmp_pat
         model.net.head.weight[:, 0] /= 300
     (tmp_path / "wide").mkdir()
     model.save_pretrained(tmp_path / "wide")
-    for path in trained.iterdir():
+    for path in small_network.iterdir():
         if not (tmp_path / "wide" / path.name).exists():
             (tmp_path / "wide" / path.name).write_bytes(path.read_bytes())
     steps.export(str(tmp_path / "wide"), str(tmp_path / "float"), engine="litert", lengths=[1], allow_code=True)
     wanted = answers(tmp_path / "float")
     error = {}
     for method in ("static-int8", "int16-activations"):
-        options = {"data": str(images)}
+        options = {"data": str(pictures)}
         steps.quantize(str(tmp_path / "float"), str(tmp_path / method), method=method, options=options)
         error[method] = np.abs(answers(tmp_path / method) - wanted).mean()
     assert error["int16-activations"] < 0.3 * error["static-int8"]
@@ -323,21 +306,21 @@ def test_tables_become_integers_too(tmp_path: Path) -> None:
 
 
 def test_texts_and_floats_in_a_file_of_integers_are_refused(
-    tuned: Path, exported: Path, reviews: Path, images: Path, tmp_path: Path
+    tuned: Path, exported: Path, reviews: Path, pictures: Path, tmp_path: Path
 ) -> None:
     def refuse(message: str, model: Path, **given: Any) -> None:
         with pytest.raises(InputError, match=message):
             steps.quantize(str(model), str(tmp_path / "out"), **{"method": "integer-int8", **given})
         assert not (tmp_path / "out").exists()
 
-    pictures, texts = {"data": str(images)}, {"data": str(reviews)}
+    shown, texts = {"data": str(pictures)}, {"data": str(reviews)}
     refuse("integer-int8 is for images and tables: a text encoder masks", tuned, engine="litert", options=texts)
     refuse("--data: calibration takes them", exported)
-    refuse("--keep leaves layers in float", exported, options=pictures, parameters={"keep": ["stem.0"]})
-    refuse("--mixed leaves layers in float", exported, options=pictures, min_score="99%")
-    refuse("--sensitivity leaves layers in float", exported, options=pictures, sensitivity=True)
-    refuse("--io is for integer-int8", exported, options=pictures, method="static-int8", parameters={"io": "uint8"})
-    refuse("mse weighs what 256 steps lose", exported, options=pictures, method="int16-activations",
+    refuse("--keep leaves layers in float", exported, options=shown, parameters={"keep": ["stem.0"]})
+    refuse("--mixed leaves layers in float", exported, options=shown, min_score="99%")
+    refuse("--sensitivity leaves layers in float", exported, options=shown, sensitivity=True)
+    refuse("--io is for integer-int8", exported, options=shown, method="static-int8", parameters={"io": "uint8"})
+    refuse("mse weighs what 256 steps lose", exported, options=shown, method="int16-activations",
            parameters={"calibration": "mse"})  # fmt: skip
     refuse("tensorrt cannot be quantized by 'integer-int8'", tuned, engine="tensorrt", options=texts)
 
@@ -362,7 +345,7 @@ def build():
 """
 
 
-def test_an_operator_without_integers_is_named(images: Path, tmp_path: Path) -> None:
+def test_an_operator_without_integers_is_named(pictures: Path, tmp_path: Path) -> None:
     import json
 
     (tmp_path / "network.py").write_text(NO_INTEGER_FORM)
@@ -374,5 +357,5 @@ def test_an_operator_without_integers_is_named(images: Path, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"integer-int8: SIN \(.*\) stays in float"):
         steps.quantize(
             str(tmp_path / "model"), str(tmp_path / "out"), method="integer-int8", engine="litert",
-            options={"data": str(images), "allow_code": True},
+            options={"data": str(pictures), "allow_code": True},
         )  # fmt: skip

@@ -35,6 +35,8 @@ PARITY_EXAMPLES = 256
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
+# The rule of tables of runtimes that take no notice of a scale per output channel.
+ONE_SCALE = "per-channel-fully-connected"
 # Nodes that say how their neighbours compute: engines that take them fuse them away.
 _FUSED = ("QuantizeLinear", "DequantizeLinear")
 
@@ -46,7 +48,7 @@ class Candidate:
     plan: CandidatePlan
     built: Finished | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
-    preflight: Finished | None = None  # of one whose engine is built on the device
+    preflight: Finished | None = None  # of one that something else runs on the device than here
     answers: Finished | None = None  # the evaluation that covers the most examples so far
     verdicts: list[Verdict] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +82,7 @@ class Candidate:
     @property
     def validation(self) -> dict[str, Any] | None:
         """How far the validation reached of one whose engine is built on the device; None for any other."""
-        if self.preflight is None:
+        if self.preflight is None or self.plan.engine != "tensorrt":
             return None
         return rungs.of(self.preflight.report, self.verdicts, self.metrics.get("examples"))
 
@@ -205,6 +207,9 @@ class Workshop:
         if plan.method in CALIBRATED:
             parameters |= {"examples": {"encoding": self.data_report["encoding"]}}
             data = self.data
+        table = self.target.engine(plan.engine).rules
+        if table is not None and ONE_SCALE in rules.load(table).limits:
+            parameters |= {"scales": "tensor"}
         if plan.method in STATIC:
             parameters |= {"calibration": "mse"}
         return self.runner.run(
@@ -217,9 +222,15 @@ class Workshop:
             data=data,
         )
 
-    def preflight(self, built: Finished, name: str) -> Finished:
-        """What the target's rule table and NVIDIA's parser say of an artifact for TensorRT."""
-        table = self.target.engine("tensorrt").rules
+    def needs_preflight(self, engine: str) -> bool:
+        """Whether what runs on the device is not what runs an artifact here: an engine of TensorRT, another runtime or
+        a compiler that takes the same files."""
+        table = self.target.engine(engine).rules
+        return engine == "tensorrt" or (table is not None and rules.load(table).engine != engine)
+
+    def preflight(self, built: Finished, engine: str, name: str) -> Finished:
+        """What the rule table of the target's runtime says of an artifact, and of one for TensorRT NVIDIA's parser."""
+        table = self.target.engine(engine).rules
         return self.runner.run(
             "preflight",
             built.output,
@@ -273,8 +284,8 @@ def make(workshop: Workshop) -> list[Candidate]:
                 built = workshop.quantize(exported, candidate.plan)
                 artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
                 candidate.built, candidate.artifact = built, artifact
-                if candidate.plan.engine == "tensorrt":
-                    candidate.preflight = workshop.preflight(built, candidate.name)
+                if workshop.needs_preflight(candidate.plan.engine):
+                    candidate.preflight = workshop.preflight(built, candidate.plan.engine, candidate.name)
                 # A float build of the original has its score to within rounding; that of another model may not.
                 part = candidate.plan.method is None and workshop.checkpoint.sha256 == workshop.original.sha256
                 first = PARITY_EXAMPLES if part else None
@@ -300,7 +311,7 @@ def make(workshop: Workshop) -> list[Candidate]:
 
 
 def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
-    """Preflight (TensorRT), parity (float), score, classes, size and memory, from the answers at hand."""
+    """Preflight, parity (float), score, classes, size and memory, from the answers at hand."""
     assert workshop.reference is not None  # noqa: S101 - made before any candidate is judged
     assert workshop.own is not None  # noqa: S101
     if candidate.answers is None:
@@ -313,7 +324,9 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
     candidate.verdicts = []
     if candidate.preflight is not None:
         found = candidate.preflight.report
-        candidate.verdicts += [operators.check(found["rules"]), parser.check(found["parser"])]
+        candidate.verdicts.append(operators.check(found["rules"]))
+        if candidate.plan.engine == "tensorrt":
+            candidate.verdicts.append(parser.check(found["parser"]))
     if candidate.plan.method is None:
         candidate.verdicts.append(parity.check(workshop.answers(workshop.own), said, task.ANSWERS))
     examples = task.read_examples(workshop.data.output, "eval")[: candidate.metrics["examples"]]
@@ -326,10 +339,12 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
         allowed = same_examples["score"] - score.floor(budgets.min_score, same_examples["score"])
         changes = class_changes(reference, said, task.truth(examples), names, workshop.recipe.seed)
         candidate.verdicts.append(classes.check(changes, allowed))
-    candidate.verdicts += [
-        size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")),
-        memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")),
-    ]
+    candidate.verdicts.append(size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")))
+    if workshop.target.kind == "mcu":
+        has_flash = bool(workshop.target.memory.flash_mb or workshop.target.memory.flash_mb_range)
+        candidate.verdicts.append(memory.check_arena(candidate.artifact, has_flash, *budgets.of("max_memory_mb")))
+    else:
+        candidate.verdicts.append(memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")))
 
 
 def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:

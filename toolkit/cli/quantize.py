@@ -24,6 +24,13 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
     "--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), help="What a checkpoint is exported for."
 )
 @click.option("--io", type=click.Choice(["int8", "uint8"]), help="Inputs and outputs of integer-int8.  [default: int8]")
+@click.option(
+    "--scales",
+    type=click.Choice(["channel", "tensor"]),
+    default="channel",
+    show_default=True,
+    help="What shares a scale in LiteRT's fully connected layers and tables; runtimes before 2.18 take one per tensor.",
+)
 @click.option("--lengths", metavar="N,N,…", help="Input lengths of a LiteRT file.  [default: from the data]")
 @click.option("--opset", type=click.IntRange(min=18), help="ONNX opset.")
 @click.option("--embeddings/--no-embeddings", default=True, show_default=True, help="Quantize embedding tables too.")
@@ -66,6 +73,7 @@ def command(
     qat_epochs: int,
     qat_learning_rate: float,
     io: str | None,
+    scales: str,
     **given: Any,
 ) -> None:
     """Quantize MODEL: an artifact folder that `toolkit export` wrote, or a trained checkpoint for an --engine.
@@ -91,7 +99,7 @@ def command(
             around=interruptible,
             parameters={
                 "embeddings": embeddings, "keep": list(keep), "block_size": int(block_size),
-                "calibration": calibration, "percentile": percentile, **({"io": io} if io else {}),
+                "calibration": calibration, "percentile": percentile, "scales": scales, **({"io": io} if io else {}),
             },
             engine=engine, opset=opset, lengths=options.lengths(lengths), samples=samples,
             calibration_data=calibration_data, sensitivity=sensitivity,

@@ -44,8 +44,8 @@ OLDEST_OPSET = 18  # of ONNX that the exporters write
 STATIC = ("static-int8", "integer-int8", "int16-activations")
 INTEGER = "integer-int8"  # the one that leaves no float in a file
 NO_INTEGER_TEXTS = (
-    "a text encoder masks padding by adding the lowest float there is, and a scale of int8 that holds it holds nothing "
-    "else; static-int8 keeps that in float"
+    "a text encoder masks padding by adding the lowest float there is: a scale of int8 that holds it has no step left "
+    "for anything else"
 )
 FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert"}
 
@@ -79,4 +79,4 @@ def chosen_layers(tables: Mapping[str, bool], parameters: Any) -> set[str]:
 def check_integer(method: str, inputs: Iterable[str]) -> None:
     """Refuse to quantize a text encoder in full; `inputs` are the names of the model's. Raises InputError."""
     if method == INTEGER and "input_ids" in inputs:
-        raise InputError(f"{INTEGER} is for images and tables: {NO_INTEGER_TEXTS}.")
+        raise InputError(f"{INTEGER} is for images and tables: {NO_INTEGER_TEXTS}. static-int8 keeps that in float.")

@@ -22,6 +22,7 @@ from toolkit.export import (
     check_method,
     chosen_layers,
     flatbuffer,
+    litert_memory,
     litert_metadata,
     litert_simplify,
     litert_versions,
@@ -72,6 +73,8 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     converted.export(str(output / MODEL_FILE))
     model = flatbuffer.read(output / MODEL_FILE)
     litert_simplify.mean_where_channels_are(model)
+    if litert_simplify.look_up_integers(model):
+        litert_versions.write(model)
     files = litert_metadata.add(model, task.describe(checkpoint, parameters.encoding))
     flatbuffer.write(output / MODEL_FILE, model, short=False)  # layers are found by the classes in the names
     litert_metadata.append_files(output / MODEL_FILE, files)
@@ -136,7 +139,10 @@ def quantize(
     litert_metadata.carry(flatbuffer.read(file), model)
     flatbuffer.write(output / MODEL_FILE, model)
     litert_metadata.append_files(output / MODEL_FILE, litert_metadata.appended_files(file))
-    return describe(output / MODEL_FILE, litert_quantize.PRECISIONS[parameters.method]), report
+    described = describe(output / MODEL_FILE, litert_quantize.PRECISIONS[parameters.method])
+    if parameters.method == INTEGER:
+        described["micro"] = litert_memory.on_a_microcontroller(output / MODEL_FILE)
+    return described, report
 
 
 def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, Any]:
@@ -176,6 +182,7 @@ def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, An
         "minimum_versions": litert_versions.minimum_versions(litert_versions.level(model)),
         "operators": dict(sorted(Counter(codes[op.opcodeIndex][0] for op in graph.operators).items())),
         "weight_bytes_read": weight_bytes_read(model, graph, codes),
+        "activation_bytes": litert_memory.activation_bytes(model, graph),
     }
 
 

@@ -118,14 +118,18 @@ def quantize(
         ranges, report["activations"] = litert_network.plan(source, model, rules, layers, kept, parameters, inputs)
     for layer in () if as_network else layers:
         # Tables are looked up by kernels that widen the one row; a DEQUANTIZE before them would widen all.
+        shared = QuantGranularity.CHANNELWISE
+        if parameters.scales == "tensor" and not layer.is_convolution:
+            shared = QuantGranularity.TENSORWISE
         for scope in layer.scopes():
             given = {"regex": f"^{re.escape(scope)}$", "operation_name": TFLOperationName[layer.kind]}
             if method == "fp16":
                 rules.add_weight_only_config(**given, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING)
             elif layer.is_table or method == "dynamic-int8" or (layer.is_convolution and method == "weight-int4"):
-                rules.add_dynamic_config(**given, num_bits=8)
+                rules.add_dynamic_config(**given, num_bits=8, granularity=shared)
             elif static:
-                rules.add_static_config(**given, activation_num_bits=ACTIVATION_BITS[method], weight_num_bits=8)
+                bits = {"activation_num_bits": ACTIVATION_BITS[method], "weight_num_bits": 8}
+                rules.add_static_config(**given, **bits, weight_granularity=shared)
             elif method == "weight-int8":
                 rules.add_weight_only_config(**given, num_bits=8)
             else:  # blocks exist only for kernels that quantize the activations at run time

@@ -28,7 +28,7 @@ from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
 VERSION = 5
-LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers")
+LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro")
 
 Method = Literal[
     "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"
@@ -46,6 +46,9 @@ class Parameters(BaseModel):
     block_size: Literal[32, 64, 128] = Field(32, description="Weights that share a scale, where a format has blocks")
     calibration: ranges.Method = "min-max"
     percentile: float = Field(ranges.PERCENTILE, gt=50, le=100)
+    scales: Literal["channel", "tensor"] = Field(
+        "channel", description="What shares a scale of the weights of LiteRT's fully connected layers and tables"
+    )
     io: Literal["int8", "uint8"] = Field("int8", description="Of `integer-int8`: type of the inputs and outputs")
     examples: Source | None = Field(None, description="Of static methods, and of `fp16` if there are some")
 

@@ -121,7 +121,7 @@ class EngineSupport(_Strict):
     versions: str | None = Field(None, description="Version range on the device, PEP 440, e.g. '>=10.3,<11'")
     onnx_opset_max: int | None = Field(None, gt=0, description="Highest ONNX opset that the engine accepts")
     rules: str | None = Field(None, description="The table of what the engine takes, in targets/rules/")
-    io: Literal["float", "integer"] = Field("float", description="What a file's inputs and outputs may be")
+    io: Literal["integer"] | None = Field(None, description="integer: a file must hold no float, at its edges neither")
     command: str | None = Field(None, description="What turns the artifact into what the device runs")
     note: str | None = None
 
