@@ -206,8 +206,9 @@ def test_weights_stand_in_the_tables(made: Make) -> None:
 
 
 def test_fully_connected_layers_of_a_file_of_integers_have_one_scale(made: Make) -> None:
-    for method, more in (("integer-int8", False), ("static-int8", True)):
-        model = flatbuffer.read(made(method) / "model.tflite")
+    one = {"scales": "tensor"}
+    for method, given, more in (("integer-int8", {}, False), ("static-int8", {}, True), ("static-int8", one, False)):
+        model = flatbuffer.read(made(method, **given) / "model.tflite")
         graph, codes = model.subgraphs[0], litert_versions.operators(model)
         (linear,) = [each for each in graph.operators if codes[each.opcodeIndex][0] == "FULLY_CONNECTED"]
         assert (len(graph.tensors[linear.inputs[1]].quantization.scale) > 1) == more

@@ -99,11 +99,11 @@ def plan(
         regex=".*", operation_name=TFLOperationName.ALL_SUPPORTED, weight_num_bits=8,
         activation_num_bits=ACTIVATION_BITS[parameters.method],
     )  # fmt: skip
-    if parameters.method == INTEGER:
+    if parameters.method == INTEGER or parameters.scales == "tensor":
         # TensorFlow Lite's specification of int8 has one scale here, and compilers for accelerators keep to it.
         rules.add_static_config(
-            regex=".*", operation_name=TFLOperationName.FULLY_CONNECTED, activation_num_bits=8, weight_num_bits=8,
-            weight_granularity=QuantGranularity.TENSORWISE,
+            regex=".*", operation_name=TFLOperationName.FULLY_CONNECTED, weight_num_bits=8,
+            activation_num_bits=ACTIVATION_BITS[parameters.method], weight_granularity=QuantGranularity.TENSORWISE,
         )  # fmt: skip
     left_out = [(".*", kind) for kind in ("INPUT", "OUTPUT") if parameters.method != INTEGER]
     left_out += [(f"^{re.escape(scope)}$", layer.kind) for layer in kept for scope in layer.scopes()]
@@ -130,7 +130,7 @@ def plan(
 
 
 def check_integer(model: Any) -> None:
-    """Refuse a graph in which something is still float. Raises InputError naming the first operator."""
+    """Refuse a graph in which something is still float. Raises InputError naming the operator."""
     from ai_edge_litert import schema_py_generated as schema
 
     codes = litert_versions.operators(model)
@@ -148,6 +148,9 @@ def check_integer(model: Any) -> None:
                     f"integer-int8: {kind} ({where}) stays in float, for there is no int8 form of it here. Give the "
                     "network another operator there, or use static-int8."
                 )
+        edges = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
+        if any(tensor.type in floats for tensor in edges):
+            raise InputError("integer-int8: an input or output of the network stays in float. Use static-int8.")
 
 
 def with_unsigned_io(model: Any) -> None:
