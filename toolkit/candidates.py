@@ -222,6 +222,16 @@ class Workshop:
             data=data,
         )
 
+    def memory_bytes(self, candidate: Candidate) -> int | None:
+        """What counts against a budget of memory: the process that ran a candidate here, or on a microcontroller what
+        the interpreter needs there. None if it is not known."""
+        micro = candidate.artifact.get("micro")
+        if self.target.kind != "mcu":
+            return candidate.peak_rss_bytes
+        if micro and "error" in micro:
+            return None
+        return memory.of_a_microcontroller(candidate.artifact, self.target.memory.has_flash)[0]
+
     def needs_preflight(self, engine: str) -> bool:
         """Whether what runs on the device is not what runs an artifact here: an engine of TensorRT, another runtime or
         a compiler that takes the same files."""
@@ -341,7 +351,7 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
         candidate.verdicts.append(classes.check(changes, allowed))
     candidate.verdicts.append(size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")))
     if workshop.target.kind == "mcu":
-        has_flash = bool(workshop.target.memory.flash_mb or workshop.target.memory.flash_mb_range)
+        has_flash = workshop.target.memory.has_flash
         candidate.verdicts.append(memory.check_arena(candidate.artifact, has_flash, *budgets.of("max_memory_mb")))
     else:
         candidate.verdicts.append(memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")))

@@ -105,11 +105,9 @@ def _needed(kind: str, inputs: list[Any], output: Any) -> int:
     weight = inputs[1] if len(inputs) > 1 else None
     if weight is not None and kind in _INT4_WEIGHTS and weight.type == TensorType.INT4:
         return _INT4_WEIGHTS[kind]
-    if weight is not None and kind in _HYBRID and weight.type == TensorType.INT8:
-        if output.type == TensorType.FLOAT32:
-            return _HYBRID[kind][_by_channel(weight)]
-        if kind == "EMBEDDING_LOOKUP":
-            return _HYBRID[kind][_by_channel(weight)]
+    hybrid = output.type == TensorType.FLOAT32 or kind == "EMBEDDING_LOOKUP"
+    if weight is not None and hybrid and kind in _HYBRID and weight.type == TensorType.INT8:
+        return _HYBRID[kind][_by_channel(weight)]
     if output.type == TensorType.INT16:
         return _INT16.get(kind, 1)
     return _INT8.get(kind, 1) if output.type == TensorType.INT8 else 1

@@ -84,6 +84,11 @@ class Memory(_Strict):
     bandwidth_gb_per_s: float | None = Field(None, gt=0, description="Peak memory bandwidth")
     copy_gb_per_s: float | None = Field(None, gt=0, description="Speed of a copy in memory, measured")
 
+    @property
+    def has_flash(self) -> bool:
+        """Whether it is known of flash, beside the RAM."""
+        return self.flash_mb is not None or self.flash_mb_range is not None
+
     @model_validator(mode="after")
     def _ranges_rise(self) -> Memory:
         for name in ("ram_gb", "flash_mb"):
