@@ -18,12 +18,14 @@ import pytest
 
 import toolkit
 from tests import profiles
+from tests.networks import image_folder, network_file
 from tests.small_inputs import ROWS, csv_text, prepare, tiny_checkpoint
 from toolkit import demo
 
 LAYERS = 2
 SENTENCES = 1600
 FEW = 300
+PICTURE_SIDE = 24
 # Two layers on 1,152 sentences learn something at this rate; at the default one they do not.
 TRAINING: dict[str, Any] = {"epochs": 2, "learning_rate": 5e-4}
 TRAINING_OPTIONS = ("--epochs", "2", "--learning-rate", "5e-4")
@@ -138,6 +140,26 @@ def tuned(converted: Any, cache_folder: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("models") / "tuned"
     shutil.copytree(cache_folder / "stages" / key / "output", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per kind of picture, for the small network."""
+    return image_folder(tmp_path_factory.mktemp("pictures") / "images", 40)
+
+
+@pytest.fixture(scope="session")
+def small_network(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network of convolutions, taught to tell the pictures apart: a checkpoint folder with code."""
+    from toolkit import steps
+
+    work = tmp_path_factory.mktemp("network")
+    options = {
+        "model": f"{network_file(work)}:build", "task": "image-classification", "data": str(pictures), "epochs": 4,
+        "learning_rate": 1e-2, "batch_size": 16, "option": {"size": PICTURE_SIDE, "channels": 1},
+    }  # fmt: skip
+    steps.finetune(str(work / "tuned"), options)
+    return work / "tuned"
 
 
 @pytest.fixture(scope="session")

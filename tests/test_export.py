@@ -15,7 +15,7 @@ from toolkit import engines, steps
 from toolkit.engines import litert as litert_engine
 from toolkit.engines import onnxruntime as onnxruntime_engine
 from toolkit.errors import InputError
-from toolkit.export import flatbuffer, litert
+from toolkit.export import flatbuffer, litert, litert_versions
 from toolkit.export import onnx as onnx_format
 from toolkit.export.traceable import add_padding_mask_once
 
@@ -114,37 +114,41 @@ def read_flatbuffer(path: Path) -> tuple[list[tuple[str, int]], dict[str, bytes]
 def test_minimum_runtime_is_the_one_that_the_converter_wrote(exported: dict[str, Path]) -> None:
     codes, metadata = read_flatbuffer(exported["litert"] / litert.MODEL_FILE)
     written = metadata["min_runtime_version"].rstrip(b"\0").decode()
-    assert litert.minimum_level(codes) == written
+    assert litert_versions.minimum_level(codes) == written
     minimum = artifact_of(exported["litert"])["minimum_versions"]
-    assert minimum == litert.minimum_versions(written)
+    assert minimum == litert_versions.minimum_versions(written)
     assert minimum["tflite-runtime"] == written
 
 
 def test_minimum_runtime_grows_with_the_operators(exported: dict[str, Path], quantized: dict[str, Path]) -> None:
-    """The quantizer leaves the float file's operator versions; runtimes up to 2.14 load that and answer wrongly."""
-    codes, _ = read_flatbuffer(quantized["litert"] / litert.MODEL_FILE)
-    assert litert.minimum_level(codes) == "2.9.0"
+    """The quantizer leaves the float file's operator versions; runtimes up to 2.14 load that and answer wrongly. With
+    those that the weights ask for they refuse it."""
+    codes, metadata = read_flatbuffer(quantized["litert"] / litert.MODEL_FILE)
+    assert litert_versions.minimum_level(codes) == "2.18.0"
+    assert metadata["min_runtime_version"] == b"2.18.0".ljust(16, b"\0")
     artifact = artifact_of(quantized["litert"])
     assert artifact["minimum_versions"] == {"tflite-runtime": "2.18.0", "ai-edge-litert": "1.2.0"}
     assert artifact["operator_versions"]["FULLY_CONNECTED"] == 12  # scales per output channel
-    assert litert.minimum_level([]) == "1.5.0"
-    assert litert.minimum_level([("ADD", 1)]) != litert.minimum_level([("ADD", 1), ("GATHER_ND", 5)])
-    assert litert.minimum_level([("GATHER_ND", 5), ("ADD", 1)]) == litert.minimum_level([("GATHER_ND", 5)])
+    assert litert_versions.minimum_level([]) == "1.5.0"
+    assert litert_versions.minimum_level([("ADD", 1)]) != litert_versions.minimum_level([("ADD", 1), ("GATHER_ND", 5)])
+    assert litert_versions.minimum_level([("GATHER_ND", 5), ("ADD", 1)]) == litert_versions.minimum_level(
+        [("GATHER_ND", 5)]
+    )
 
 
 @pytest.mark.parametrize("operator", [("ADD", 99), ("NO_SUCH_OPERATOR", 1)])
 def test_unknown_operator_version_is_refused(operator: tuple[str, int]) -> None:
     with pytest.raises(InputError, match=rf"has the operator {operator[0]} in version {operator[1]}"):
-        litert.minimum_level([("ADD", 1), operator])
+        litert_versions.minimum_level([("ADD", 1), operator])
 
 
 def test_every_level_of_the_table_has_a_package() -> None:
     table = json.loads(Path(litert.__file__).with_name("litert_op_versions.json").read_text())["minimum_runtime"]
     for name, versions in table.items():
         for version, level in versions.items():
-            assert set(litert.minimum_versions(level)) == {"tflite-runtime", "ai-edge-litert"}, (name, version)
+            assert set(litert_versions.minimum_versions(level)) == {"tflite-runtime", "ai-edge-litert"}, (name, version)
     with pytest.raises(InputError, match=r"covers level 99\.0\.0"):
-        litert.minimum_versions("99.0.0")
+        litert_versions.minimum_versions("99.0.0")
 
 
 def test_litert_signatures_share_their_weights(exported: dict[str, Path], tuned: Path) -> None:

@@ -18,6 +18,7 @@ from tests.networks import CLASSES, image_folder, network_file, pattern
 from toolkit import bundle as bundles
 from toolkit import engines, stages
 from toolkit.errors import InputError
+from toolkit.export.litert import METHODS
 from toolkit.tasks.image_classification import TASK
 
 EACH = 70
@@ -316,7 +317,7 @@ def untrained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("engine", "method"),
     [
         *(("onnxruntime", method) for method in ("dynamic-int8", "static-int8", "weight-int8", "fp16", "bf16")),
-        *(("litert", method) for method in ("dynamic-int8", "static-int8", "weight-int8", "fp16")),
+        *(("litert", method) for method in METHODS["litert"] if method != "weight-int4"),
         *(("tensorrt", method) for method in ("static-int8", "weight-int8", "fp16", "bf16")),
     ],
 )

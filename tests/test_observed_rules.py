@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
+from tests import other_runtimes
 from toolkit import rules
 from toolkit.errors import InputError
 from toolkit.export import litert as litert_export
@@ -76,14 +77,8 @@ def test_litert_has_the_operators_of_its_table() -> None:
     assert as_rules(observe_litert.operators(sys.executable)) == table.operators
 
 
-def test_tflite_runtime_has_the_operators_of_its_table(tmp_path: Path) -> None:
-    if sys.version_info[:2] != (3, 11):
-        pytest.skip("the last tflite-runtime has wheels for Python 3.11 and older ones")
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "tflite-runtime==2.14.0", "numpy<2"]
-    if subprocess.run(install, capture_output=True, check=False).returncode:
-        pytest.skip("tflite-runtime 2.14.0 cannot be installed here")
+def test_tflite_runtime_has_the_operators_of_its_table(cache_folder: Path) -> None:
+    python = other_runtimes.tflite_runtime(cache_folder)
     assert as_rules(observe_litert.operators(str(python))) == rules.load("tflite-runtime-2.14").operators
 
 

@@ -254,12 +254,12 @@ def test_what_a_shape_costs_follows_from_two_other_depths() -> None:
     one = Point(Shape(1, HALF, 0.99), 3_000_000, Latency(1.0, "measured"), 90_000_000, [[0.9e-3, 1.1e-3]] * 4)
     three = Point(Shape(3, HALF, 0.99), 5_000_000, Latency(2.0, "measured"), 100_000_000, [[1.8e-3, 2.2e-3]] * 4)
     two, six = (along(one, three, Shape(layers, HALF, 0.99)) for layers in (2, 6))
-    assert (two.size_bytes, two.peak_rss_bytes, two.latency) == (4_000_000, 95_000_000, Latency(1.5, "measured"))
+    assert (two.size_bytes, two.memory_bytes, two.latency) == (4_000_000, 95_000_000, Latency(1.5, "measured"))
     assert six.size_bytes == 8_000_000
     assert six.latency == Latency(3.5, "measured")
     assert np.asarray(two.times) == pytest.approx(np.asarray([[1.35e-3, 1.65e-3]] * 4))
-    low = along(replace(one, latency=None, peak_rss_bytes=None), three, Shape(2, HALF, 0.99))
-    assert low.latency is low.peak_rss_bytes is None
+    low = along(replace(one, latency=None, memory_bytes=None), three, Shape(2, HALF, 0.99))
+    assert low.latency is low.memory_bytes is None
 
 
 def a_network_search(ms: dict[float, float], scores: dict[tuple[int, Narrow], float | None]) -> Scripted:

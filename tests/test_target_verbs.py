@@ -107,7 +107,7 @@ def test_a_draft_has_a_comment_beside_its_keys() -> None:
     assert text.startswith("# A hardware profile to fill in")
     assert "  clock_mhz: 2400  # Sustained clock of the fastest cores\n" in text
     assert "  bandwidth_gb_per_s: 17  # Peak memory bandwidth\n" in text
-    assert "images: [raspberry-pi-os]\n" in text
+    assert "images: [raspberry-pi-os, tflite-runtime-2.14]\n" in text
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-5", "pi5", "host"])
@@ -254,7 +254,7 @@ def test_what_an_old_tensorrt_cannot_read_is_not_tried(trained: Path, data: Path
     ("name", "said"),
     [
         ("hailo-8", "this version builds for no runtime of it. hailort: Takes an HEF file"),
-        ("cortex-m4", "tflite-micro: Takes a TFLite file"),
+        ("cortex-m4", "it takes files of integers alone, inputs and outputs too, and a text encoder masks padding"),
         ("jetson-nano", "tensorrt >=8.2,<8.3 reads ONNX up to opset 13"),
     ],
 )

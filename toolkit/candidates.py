@@ -21,7 +21,7 @@ from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
-from toolkit.export import FORMAT_OF_ENGINE, onnx_lower
+from toolkit.export import FORMAT_OF_ENGINE, STATIC, onnx_lower
 from toolkit.gates import Verdict, classes, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
@@ -37,6 +37,8 @@ SIDE_BY_SIDE = 1_000_000_000
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
 # Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
 _ESTIMATE_MARGIN = 1.15
+# The rule of tables of runtimes that take no notice of a scale per output channel.
+ONE_SCALE = "per-channel-fully-connected"
 # Nodes that say how their neighbours compute: engines that take them fuse them away.
 _FUSED = ("QuantizeLinear", "DequantizeLinear")
 
@@ -48,7 +50,7 @@ class Candidate:
     plan: CandidatePlan
     built: Finished | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
-    preflight: Finished | None = None  # of one whose engine is built on the device
+    preflight: Finished | None = None  # of one that something else runs on the device than here
     answers: Finished | None = None  # the evaluation that covers the most examples so far
     verdicts: list[Verdict] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class Candidate:
     @property
     def validation(self) -> dict[str, Any] | None:
         """How far the validation reached of one whose engine is built on the device; None for any other."""
-        if self.preflight is None:
+        if self.preflight is None or self.plan.engine != "tensorrt":
             return None
         return rungs.of(self.preflight.report, self.verdicts, self.metrics.get("examples"))
 
@@ -216,7 +218,10 @@ class Workshop:
         if plan.method in CALIBRATED:
             parameters |= {"examples": {"encoding": self.data_report["encoding"]}}
             data = self.data
-        if plan.method == "static-int8":
+        table = self.target.engine(plan.engine).rules
+        if table is not None and ONE_SCALE in rules.load(table).limits:
+            parameters |= {"scales": "tensor"}
+        if plan.method in STATIC:
             parameters |= {"calibration": "mse"}
         return self.runner.run(
             "quantize",
@@ -228,9 +233,25 @@ class Workshop:
             data=data,
         )
 
-    def preflight(self, built: Finished, name: str) -> Finished:
-        """What the target's rule table and NVIDIA's parser say of an artifact for TensorRT."""
-        table = self.target.engine("tensorrt").rules
+    def memory_bytes(self, candidate: Candidate) -> int | None:
+        """What counts against a budget of memory: the process that ran a candidate here, or on a microcontroller what
+        the interpreter needs there. None if it is not known."""
+        micro = candidate.artifact.get("micro")
+        if self.target.kind != "mcu":
+            return candidate.peak_rss_bytes
+        if micro and "error" in micro:
+            return None
+        return memory.of_a_microcontroller(candidate.artifact, self.target.memory.has_flash)[0]
+
+    def needs_preflight(self, engine: str) -> bool:
+        """Whether what runs on the device is not what runs an artifact here: an engine of TensorRT, another runtime or
+        a compiler that takes the same files."""
+        table = self.target.engine(engine).rules
+        return engine == "tensorrt" or (table is not None and rules.load(table).engine != engine)
+
+    def preflight(self, built: Finished, engine: str, name: str) -> Finished:
+        """What the rule table of the target's runtime says of an artifact, and of one for TensorRT NVIDIA's parser."""
+        table = self.target.engine(engine).rules
         return self.runner.run(
             "preflight",
             built.output,
@@ -284,8 +305,8 @@ def make(workshop: Workshop) -> list[Candidate]:
                 built = workshop.quantize(exported, candidate.plan)
                 artifact = json.loads((built.output / "artifact.json").read_text(encoding="utf-8"))
                 candidate.built, candidate.artifact = built, artifact
-                if candidate.plan.engine == "tensorrt":
-                    candidate.preflight = workshop.preflight(built, candidate.name)
+                if workshop.needs_preflight(candidate.plan.engine):
+                    candidate.preflight = workshop.preflight(built, candidate.plan.engine, candidate.name)
                 # A float build of the original has its score to within rounding; that of another model may not.
                 part = candidate.plan.method is None and workshop.checkpoint.sha256 == workshop.original.sha256
                 first = PARITY_EXAMPLES if part else None
@@ -311,7 +332,7 @@ def make(workshop: Workshop) -> list[Candidate]:
 
 
 def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
-    """Preflight (TensorRT), parity (float), score, classes, size and memory, from the answers at hand."""
+    """Preflight, parity (float), score, classes, size and memory, from the answers at hand."""
     assert workshop.reference is not None  # noqa: S101 - made before any candidate is judged
     assert workshop.own is not None  # noqa: S101
     if candidate.answers is None:
@@ -324,7 +345,9 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
     candidate.verdicts = []
     if candidate.preflight is not None:
         found = candidate.preflight.report
-        candidate.verdicts += [operators.check(found["rules"]), parser.check(found["parser"])]
+        candidate.verdicts.append(operators.check(found["rules"]))
+        if candidate.plan.engine == "tensorrt":
+            candidate.verdicts.append(parser.check(found["parser"]))
     if candidate.plan.method is None:
         candidate.verdicts.append(parity.check(workshop.answers(workshop.own), said, task.ANSWERS))
     examples = task.read_examples(workshop.data.output, "eval")[: candidate.metrics["examples"]]
@@ -337,10 +360,12 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
         allowed = same_examples["score"] - score.floor(budgets.min_score, same_examples["score"])
         changes = class_changes(reference, said, task.truth(examples), names, workshop.recipe.seed)
         candidate.verdicts.append(classes.check(changes, allowed))
-    candidate.verdicts += [
-        size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")),
-        memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")),
-    ]
+    candidate.verdicts.append(size.check(candidate.artifact["size_bytes"], *budgets.of("max_size_mb")))
+    if workshop.target.kind == "mcu":
+        has_flash = workshop.target.memory.has_flash
+        candidate.verdicts.append(memory.check_arena(candidate.artifact, has_flash, *budgets.of("max_memory_mb")))
+    else:
+        candidate.verdicts.append(memory.check(candidate.peak_rss_bytes, *budgets.of("max_memory_mb")))
 
 
 def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]:

@@ -209,6 +209,7 @@ def _write_bundle(made: Plan, result: _Result, summary: dict[str, Any], build: B
             "minimum_versions": winner.artifact["minimum_versions"],
             "versions_on_target": support.versions,
             "threads": made.recipe.threads,
+            "command": support.command,
         },
         "artifact": artifact,
         "labels": workshop.names(),

@@ -143,7 +143,9 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     if options.unlabeled:
         task.check_unlabeled(Path(options.unlabeled), options.unlabeled_column)
     target = targets.resolve(options.target)
-    recipe.candidates(target)  # refuses a target that nothing can be made for before anything is fetched
+    recipe.candidates(
+        target, texts=_reads_texts(task)
+    )  # refuses a target that nothing can be made for before anything is fetched
     if given is None:
         check_latency(budgets_of(options, target), target)
     score.parse(options.min_score)
@@ -229,6 +231,10 @@ def task_of(model: str, named: str | None, preprocessing: str | None = None) -> 
     if named or not config.is_file():
         return tasks.get(named or DEFAULT_TASK)
     return tasks.of(checkpoints.check_folder(config.parent))
+
+
+def _reads_texts(task: Task) -> bool:
+    return "input_ids" in task.INPUT_NAMES
 
 
 def _check_same(given: Recipe, task: Task, checkpoint: Checkpoint, path: Path) -> None:
@@ -344,7 +350,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
     trained_labels = None if finetune.parameters is not None else checkpoint.labels
     if options.unlabeled and compress.when == "never":
         raise InputError(f"--unlabeled {options.unlabeled}: nothing learns from it here ({compress.reason}).")
-    chosen, skipped = recipe.candidates(target, task.is_convolutional(checkpoint))
+    chosen, skipped = recipe.candidates(target, task.is_convolutional(checkpoint), _reads_texts(task))
     if checkpoint.is_graph:
         chosen, skipped = recipe.of_graph(chosen, skipped, graphs.precision(checkpoint.folder))
     needs_calibration = any(plan.method in recipe.CALIBRATED for plan in chosen)

@@ -41,6 +41,8 @@ from toolkit.tasks.task import Task
 
 RECEIPT = "receipt.json"
 DEFAULT_LENGTHS = (32, 64, 128)
+# Methods whose rounding, as training has to see it, is another one's: 16 bits round activations too little to count.
+_TRAINED_AS = {"integer-int8": "static-int8", "int16-activations": "weight-int8"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Wanted:
 
     @property
     def static(self) -> bool:
-        return self.parameters.get("method") == "static-int8"
+        return self.parameters.get("method") in formats.STATIC
 
     @property
     def reason_for_data(self) -> str | None:
@@ -134,7 +136,8 @@ class Line:
                 "learning_rate": self.wanted.qat_learning_rate,
                 "bf16": planning.bf16_pays(task, checkpoints.inspect(source.path, task)),
                 "encoding": self.encoding,
-                **{name: own[name] for name in ("method", "calibration", "percentile", "block_size", "embeddings")
+                "method": _TRAINED_AS.get(own["method"], own["method"]),
+                **{name: own[name] for name in ("calibration", "percentile", "block_size", "embeddings")
                    if name in own},
             }
         )  # fmt: skip
@@ -287,10 +290,29 @@ def _checked(model: str, task: Task, wanted: Wanted, options: planning.Options, 
     method = str(wanted.parameters["method"])
     form = FORMAT_OF_ENGINE[engine]
     formats.check_method(form, engine, method, formats.get(form).METHODS)
+    _check_method(method, task, wanted)
     stages.get("quantize").Parameters.model_validate(dict(wanted.parameters))
     if wanted.qat_epochs and method in ("fp16", "bf16"):
         raise InputError(f"--qat trains for integers; {method} needs no training.")
     return folder, engine
+
+
+def _check_method(method: str, task: Task, wanted: Wanted) -> None:
+    """Refuse what a method cannot be combined with. Raises InputError."""
+    formats.check_integer(method, task.INPUT_NAMES)
+    if method == formats.INTEGER:
+        kept = wanted.parameters.get("keep") and "--keep"
+        asked = kept or (wanted.min_score is not None and "--mixed") or (wanted.sensitivity and "--sensitivity")
+        if asked:
+            raise InputError(f"{asked} leaves layers in float; a file of {method} has none. Use static-int8.")
+    calibration_method = wanted.parameters.get("calibration")
+    if method == "int16-activations" and calibration_method in ("entropy", "mse"):
+        raise InputError(
+            f"--calibration {calibration_method} weighs what 256 steps lose, and {method} has 65,536. Use "
+            "min-max or percentile."
+        )
+    if method != formats.INTEGER and "io" in wanted.parameters:
+        raise InputError(f"--io is for {formats.INTEGER}; a file of {method} has inputs and outputs in float.")
 
 
 def _is_artifact(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from toolkit import architecture
 from toolkit.adapters import PROMPTS, Method
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
-from toolkit.export import FORMAT_OF_ENGINE, OLDEST_OPSET
+from toolkit.export import FORMAT_OF_ENGINE, INTEGER, NO_INTEGER_TEXTS, OLDEST_OPSET, STATIC
 from toolkit.gates import score
 from toolkit.target import EngineName, EngineSupport, Precision, Target
 from toolkit.tasks.task import Task
@@ -34,7 +34,7 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("tensorrt", "fp16"): "fp16",
     ("tensorrt", "int8"): "static-int8",
 }
-CALIBRATED = ("static-int8", "fp16")  # methods that look at examples: at ranges, and at what overflows
+CALIBRATED = (*STATIC, "fp16")  # methods that look at examples: at ranges, and at what overflows
 
 
 class _Strict(BaseModel):
@@ -182,7 +182,9 @@ def load(path: Path) -> Recipe:
         raise InputError(f"{path}: {key}: {first['msg']}") from error
 
 
-def _candidate(engine: EngineSupport, precision: Precision, convolutional: bool) -> CandidatePlan | Skipped:
+def _candidate(
+    engine: EngineSupport, precision: Precision, convolutional: bool, texts: bool
+) -> CandidatePlan | Skipped:
     name = f"{engine.name} {precision}"
     if FORMAT_OF_ENGINE.get(engine.name) == "onnx" and (engine.onnx_opset_max or OLDEST_OPSET) < OLDEST_OPSET:
         return Skipped(
@@ -193,7 +195,12 @@ def _candidate(engine: EngineSupport, precision: Precision, convolutional: bool)
     if (engine.name, precision) not in METHODS:
         return Skipped(what=name, reason=f"this version cannot make {precision} artifacts for {engine.name}")
     method = METHODS[engine.name, precision]
-    if convolutional and method == "dynamic-int8":  # convolutions gain nothing from ranges that are found at run time
+    if engine.io == "integer":
+        if precision != "int8" or texts:
+            why = NO_INTEGER_TEXTS if texts else f"{precision} is none"
+            return Skipped(what=name, reason=f"it takes files of integers alone, inputs and outputs too, and {why}")
+        method = INTEGER
+    elif convolutional and method == "dynamic-int8":  # convolutions gain nothing from ranges that are found at run time
         method = "static-int8"
     how = "float export" if method is None else f"{method} of the float export"
     where = "" if engine.processor == "cpu" else f" on the {engine.processor}"
@@ -205,8 +212,11 @@ def _candidate(engine: EngineSupport, precision: Precision, convolutional: bool)
     )
 
 
-def candidates(target: Target, convolutional: bool = False) -> tuple[list[CandidatePlan], list[Skipped]]:
+def candidates(
+    target: Target, convolutional: bool = False, texts: bool = False
+) -> tuple[list[CandidatePlan], list[Skipped]]:
     """All engine and precision pairs of a target, split into those that can be made here and those that cannot.
+    `texts`: the model reads texts.
 
     Raises InputError if none can, saying what the target wants instead.
     """
@@ -216,7 +226,9 @@ def candidates(target: Target, convolutional: bool = False) -> tuple[list[Candid
             f"Nothing can be made for target '{target.name}': this version builds for no runtime of it. {wanted}"
         )
     pairs = [
-        _candidate(engine, precision, convolutional) for engine in target.engines for precision in engine.precisions
+        _candidate(engine, precision, convolutional, texts)
+        for engine in target.engines
+        for precision in engine.precisions
     ]
     chosen = [pair for pair in pairs if isinstance(pair, CandidatePlan)]
     skipped = [pair for pair in pairs if isinstance(pair, Skipped)]

@@ -46,9 +46,7 @@ def summarize(
     elif winner.latency is not None:
         latency["how"] = f"estimate from the profile of {workshop.target.name}; nothing was run there"
     else:
-        latency["how"] = (
-            f"not known: the profile of {workshop.target.name} has no peak rate for it; nothing was run there"
-        )
+        latency["how"] = f"not known: nothing to estimate it by for {workshop.target.name}, and nothing was run there"
     siblings = {}
     for candidate in candidates:
         fp32 = next((c for c in candidates if c.plan.engine == candidate.plan.engine and not c.plan.method), None)
@@ -61,6 +59,7 @@ def summarize(
         "chosen": winner.name,
         "budgets": workshop.recipe.budgets.model_dump(exclude_none=True),
         "validation": winner.validation,
+        "command": workshop.target.engine(winner.plan.engine).command,
         "engine_build": dict(build) if build is not None else None,
         "score": {
             "name": winner.metrics["score_name"],
@@ -312,6 +311,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         _table(("", "before (float checkpoint)", "after (this bundle)"), before_and_after(summary)),
         f"<p><small>Score: {markup.escape(summary['score']['how'])}. "
         f"Latency: {markup.escape(summary['latency']['how'])}.</small></p>",
+        f"<p>For the device: <code>{markup.escape(summary['command'])}</code></p>" if summary["command"] else "",
         *_validation_section(summary["validation"], summary["engine_build"]),
         "<h2>Candidates</h2>",
         _table(("candidate", "size", summary["score"]["name"], "latency", "outcome"), candidates),

@@ -281,7 +281,7 @@ class Search:
         if not self.plan.layers:  # the original is the shape that nothing was taken from
             built[Shape(self.depth, WHOLE, self.coverage)] = original
         seen = {
-            shape: Point(shape, c.artifact["size_bytes"], c.latency, c.peak_rss_bytes, c.times)
+            shape: Point(shape, c.artifact["size_bytes"], c.latency, self.workshop.memory_bytes(c), c.times)
             for shape, c in built.items()
         }
         self._whole = {shape: point for shape, point in seen.items() if shape.narrow == WHOLE}
@@ -358,8 +358,10 @@ class Search:
         verdicts = [size.check(size_bytes, *budgets.of("max_size_mb"))]
         if costs.latency is not None:
             verdicts.append(speed.check_budget(costs.latency, *budgets.of("max_latency_ms")))
-        if costs.peak_rss_bytes is not None:
-            verdicts.append(memory.check(costs.peak_rss_bytes, *budgets.of("max_memory_mb")))
+        needed = costs.memory_bytes if isinstance(costs, Point) else self.workshop.memory_bytes(costs)
+        if needed is not None:
+            how = memory.ARENA if self.workshop.target.kind == "mcu" else memory.PROCESS
+            verdicts.append(memory.check(needed, *budgets.of("max_memory_mb"), how))
         return [verdict.reason for verdict in verdicts if not verdict.passed]
 
     def excess(self, point: Point) -> float:
@@ -368,8 +370,8 @@ class Search:
         shares = [point.size_bytes / 1e6 / budgets.max_size_mb] if budgets.max_size_mb else []
         if budgets.max_latency_ms and point.latency is not None:
             shares.append(point.latency.ms / budgets.max_latency_ms)
-        if budgets.max_memory_mb and point.peak_rss_bytes is not None:
-            shares.append(point.peak_rss_bytes / 1e6 / budgets.max_memory_mb)
+        if budgets.max_memory_mb and point.memory_bytes is not None:
+            shares.append(point.memory_bytes / 1e6 / budgets.max_memory_mb)
         return max(shares, default=0.0)
 
     def order(self) -> list[Point]:

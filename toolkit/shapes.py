@@ -32,7 +32,7 @@ class Point:
     shape: Shape
     size_bytes: int
     latency: Latency | None
-    peak_rss_bytes: int | None = None
+    memory_bytes: int | None = None  # that count against a budget
     times: list[list[float]] = field(default_factory=list)  # seconds by round and example
     score: float | None = None
     outcome: str = ""
@@ -48,7 +48,7 @@ class Point:
             "size_bytes": self.size_bytes,
             "latency_ms": self.latency.ms if self.latency else None,
             "latency_kind": self.latency.kind if self.latency else None,
-            "peak_rss_bytes": self.peak_rss_bytes,
+            "memory_bytes": self.memory_bytes,
             "score": self.score,
             "outcome": self.outcome,
         }
@@ -69,8 +69,8 @@ def along(first: Point, second: Point, shape: Shape) -> Point:
         )
         latency = Latency(of(first.latency.ms, second.latency.ms), first.latency.kind, low, high)
     memory = None
-    if first.peak_rss_bytes is not None and second.peak_rss_bytes is not None:
-        memory = round(of(first.peak_rss_bytes, second.peak_rss_bytes))
+    if first.memory_bytes is not None and second.memory_bytes is not None:
+        memory = round(of(first.memory_bytes, second.memory_bytes))
     rounds = zip(first.times, second.times, strict=True)
     times = [[of(a, b) for a, b in zip(*pair, strict=True)] for pair in rounds]
     return Point(shape, round(of(first.size_bytes, second.size_bytes)), latency, memory, times)

@@ -176,4 +176,6 @@ def print_summary(summary: dict[str, Any]) -> None:
     bundle = summary["bundle"]
     click.echo(f"Bundle: {bundle} ({summary['seconds']:.0f} s), content {summary['content_hash'][:12]}")
     click.echo(f"Report: {bundle}/report.html")
+    if summary["command"]:
+        click.echo(f"For the device, in {bundle}: {summary['command']}")
     click.echo(f"Next:   toolkit bench {shlex.quote(bundle)}")

@@ -9,7 +9,9 @@ import click
 
 from toolkit.cli import options, output
 
-METHODS = ["dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"]
+METHODS = [
+    "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"
+]  # fmt: skip
 CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 
 
@@ -20,6 +22,14 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 @click.option("--method", type=click.Choice(METHODS), default="dynamic-int8", show_default=True)
 @click.option(
     "--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), help="What a checkpoint is exported for."
+)
+@click.option("--io", type=click.Choice(["int8", "uint8"]), help="Inputs and outputs of integer-int8.  [default: int8]")
+@click.option(
+    "--scales",
+    type=click.Choice(["channel", "tensor"]),
+    default="channel",
+    show_default=True,
+    help="What shares a scale in LiteRT's fully connected layers and tables; runtimes before 2.18 take one per tensor.",
 )
 @click.option("--lengths", metavar="N,N,…", help="Input lengths of a LiteRT file.  [default: from the data]")
 @click.option("--opset", type=click.IntRange(min=13), help="ONNX opset.")
@@ -63,6 +73,8 @@ def command(
     balance: float | None,
     qat_epochs: int,
     qat_learning_rate: float,
+    io: str | None,
+    scales: str,
     **given: Any,
 ) -> None:
     """Quantize MODEL: an artifact folder that `toolkit export` wrote, or a trained checkpoint or an ONNX file for an
@@ -89,7 +101,7 @@ def command(
             around=interruptible,
             parameters={
                 "embeddings": embeddings, "keep": list(keep), "block_size": int(block_size),
-                "calibration": calibration, "percentile": percentile,
+                "calibration": calibration, "percentile": percentile, "scales": scales, **({"io": io} if io else {}),
             },
             engine=engine, opset=opset, lengths=options.lengths(lengths), samples=samples,
             calibration_data=calibration_data, sensitivity=sensitivity,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -44,6 +44,13 @@ class FormatModule(Protocol):
 # Adding a format: one file in this folder and one line here.
 _MODULES = {"onnx": "toolkit.export.onnx", "litert": "toolkit.export.litert"}
 OLDEST_OPSET = 13  # of ONNX: the first with a scale per channel, and with the axes of ReduceSum as an input
+# Methods whose ranges of activations come from examples beforehand.
+STATIC = ("static-int8", "integer-int8", "int16-activations")
+INTEGER = "integer-int8"  # the one that leaves no float in a file
+NO_INTEGER_TEXTS = (
+    "a text encoder masks padding by adding the lowest float there is: a scale of int8 that holds it has no step left "
+    "for anything else"
+)
 FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert"}
 
 
@@ -83,3 +90,9 @@ def chosen_layers(tables: Mapping[str, bool], parameters: Any) -> set[str]:
     return {
         name for name, table in tables.items() if name not in parameters.keep and (parameters.embeddings or not table)
     }
+
+
+def check_integer(method: str, inputs: Iterable[str]) -> None:
+    """Refuse to quantize a text encoder in full; `inputs` are the names of the model's. Raises InputError."""
+    if method == INTEGER and "input_ids" in inputs:
+        raise InputError(f"{INTEGER} is for images and tables: {NO_INTEGER_TEXTS}. static-int8 keeps that in float.")

@@ -13,48 +13,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _ALIGNMENT = 16  # of weights, for the kernels that read them in place
-_SMALL = 1024  # bytes: metadata and the like stay in the tables
 
 
-def compact(path: Path) -> None:
-    """Rewrite a LiteRT file with equal quantization parameters stored once and tensor names cut short."""
+def read(path: Path) -> Any:
+    """A file as objects of its schema, with the weights in its buffers, in the tables or behind them as they lie."""
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
     content = path.read_bytes()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    weights: dict[int, bytes] = {}
-    for index, buffer in enumerate(model.buffers):
+    for buffer in model.buffers:
         data = buffer_data(content, buffer)
-        if len(data) >= _SMALL:
-            # Behind the tables, where they can be aligned; the numbers are put in when it is known where.
-            weights[index] = data
-            buffer.data, buffer.offset, buffer.size = None, 1, 1
-        elif data:
-            buffer.data, buffer.offset, buffer.size = list(data), 0, 0
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.name = ";".join(short_names(tensor.name.decode())).encode()
+        buffer.data, buffer.offset, buffer.size = np.frombuffer(data, np.uint8) if data else None, 0, 0
+    return model
+
+
+def write(path: Path, model: Any, short: bool = True) -> None:
+    """Write objects as a file with equal parts stored once and tensor names cut short. Changes the names in `model`, if
+    they are to be `short`.
+
+    Weights stand in the tables: interpreters on microcontrollers, and those before TensorFlow Lite 2.14, take no notice
+    of weights that lie behind them.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    for tensor in (tensor for graph in model.subgraphs if short for tensor in graph.tensors):
+        tensor.name = ";".join(short_names(tensor.name.decode())).encode()
     with _shared(schema):
-        tables = flatbuffer_utils.convert_object_to_bytearray(model)
-    end = _aligned(len(tables))
-    places: dict[int, int] = {}
-    for index, data in sorted(weights.items(), key=lambda item: (-len(item[1]), item[0])):
-        # Each signature has its own slice of the position table: the beginning of the longest one's.
-        longer = next((other for other in places if weights[other].startswith(data)), None)
-        if longer is not None:
-            places[index] = places[longer]
-            continue
-        places[index] = end
-        end = _aligned(end + len(data))
-    whole = bytearray(end)
-    whole[: len(tables)] = tables
-    packed = schema.Model.GetRootAs(whole, 0)
-    for index, data in weights.items():
-        flatbuffer_utils.update_packed_buffer(packed.Buffers(index), offset=places[index], size=len(data))
-        whole[places[index] : places[index] + len(data)] = data
-    path.write_bytes(whole)
+        path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def compact(path: Path) -> None:
+    """Rewrite a LiteRT file with equal parts stored once and tensor names cut short."""
+    write(path, read(path))
 
 
 def buffer_data(content: bytes, buffer: Any) -> bytes:
@@ -69,10 +63,6 @@ def buffer_size(buffer: Any) -> int:
     if buffer.offset > 1:
         return int(buffer.size)
     return 0 if buffer.data is None else len(buffer.data)
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
 
 
 def short_name(name: str) -> str:
@@ -100,9 +90,11 @@ def _shortened(name: str) -> str:
 
 @contextlib.contextmanager
 def _shared(schema: Any) -> Iterator[None]:
-    """For the time of a block, equal quantization parameters are written once per file."""
-    pack = schema.QuantizationParametersT.Pack
+    """For the time of a block, equal quantization parameters and equal weights are written once per file, weights
+    aligned: the schema asks for it, and its Python code does not do it."""
+    pack, pack_buffer = schema.QuantizationParametersT.Pack, schema.BufferT.Pack
     written: dict[Any, int] = {}
+    vectors: dict[bytes, int] = {}
 
     def pack_once(self: Any, builder: Any) -> int:
         values = (self.scale, self.zeroPoint, self.min, self.max)
@@ -113,8 +105,20 @@ def _shared(schema: Any) -> Iterator[None]:
             written[key] = pack(self, builder)
         return written[key]
 
-    schema.QuantizationParametersT.Pack = pack_once
+    def pack_aligned(self: Any, builder: Any) -> int:
+        data = b"" if self.data is None else bytes(self.data)
+        if data and data not in vectors:
+            builder.StartVector(1, len(data), _ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = data
+            vectors[data] = builder.EndVector()
+        schema.BufferStart(builder)
+        if data:
+            schema.BufferAddData(builder, vectors[data])
+        return int(schema.BufferEnd(builder))
+
+    schema.QuantizationParametersT.Pack, schema.BufferT.Pack = pack_once, pack_aligned
     try:
         yield
     finally:
-        schema.QuantizationParametersT.Pack = pack
+        schema.QuantizationParametersT.Pack, schema.BufferT.Pack = pack, pack_buffer

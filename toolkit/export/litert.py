@@ -1,47 +1,40 @@
 """LiteRT: through litert_torch, one signature per input length, weights shared between the signatures.
 
-64-bit integers become 32-bit at the boundary (the format's runtimes and accelerators want it so); the engine
-casts and checks the range. The minimum runtime follows from the operator versions in the file, by the table in
-`litert_op_versions.json`: a file with one newer operator does not load on an older runtime at all.
+64-bit integers become 32-bit at the boundary and images have their channels last (the format's runtimes, tools and
+accelerators want it so); the engine casts, checks the range and moves the channels.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
 from toolkit import tasks
 from toolkit.engines import Arrays
-from toolkit.engines.litert import length_of, signature_name
+from toolkit.engines.litert import channels_last, length_of, signature_name
 from toolkit.errors import InputError, missing_extra
-from toolkit.export import check_method, chosen_layers, flatbuffer
-
-# Methods of quantization for each engine that runs the format.
-METHODS = {"litert": ("dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16")}
-MODEL_FILE = "model.tflite"
-
-# The level of the operator table that each release of the package covers whole; measured by loading one file
-# per operator version into the released wheels. `tflite-runtime` is numbered by the level itself.
-_PACKAGE_OF_LEVEL = (
-    ("2.16.0", "1.0.1"),
-    ("2.19.0", "1.2.0"),
-    ("2.20.0", "2.0.2"),
-    ("2.21.0", "2.1.3"),
-    ("2.23.0", "2.2.0"),
+from toolkit.export import (
+    INTEGER,
+    check_integer,
+    check_method,
+    chosen_layers,
+    flatbuffer,
+    litert_memory,
+    litert_metadata,
+    litert_simplify,
+    litert_versions,
 )
 
-
-# The first version of an operator that computes in int8, by TensorFlow Lite's op_version.cc.
-_INT8_VERSIONS = {
-    "ADD": 2, "AVERAGE_POOL_2D": 2, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "LOGISTIC": 2,
-    "MAX_POOL_2D": 2, "MEAN": 2, "MUL": 2, "PAD": 2, "SOFTMAX": 2, "SUB": 2, "TRANSPOSE": 2,
+# Methods of quantization for each engine that runs the format.
+METHODS = {
+    "litert": (
+        "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16"
+    )
 }  # fmt: skip
+MODEL_FILE = "model.tflite"
 
 
 def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
@@ -68,15 +61,22 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     lengths = (parameters.lengths if has_length else None) or [None]
     steps = len(lengths) + 3
 
-    module = traceable(model, task, list(encoder.axes()))
+    module = traceable(model, task, list(encoder.axes()), channels_last=True)
     converter: Any = litert_torch
     for length in lengths:
-        sample = {name: torch.from_numpy(array) for name, array in encoder.sample(1, length).items()}
+        sample = {name: torch.from_numpy(channels_last(array)) for name, array in encoder.sample(1, length).items()}
         converter = converter.signature(signature_name(length), module, sample_kwargs=sample)
     context.progress(1, steps, f"tracing and converting {len(lengths)} input lengths")
     converted = converter.convert()
     context.progress(steps - 1, steps, "writing")
     converted.export(str(output / MODEL_FILE))
+    model = flatbuffer.read(output / MODEL_FILE)
+    litert_simplify.mean_where_channels_are(model)
+    if litert_simplify.look_up_integers(model):
+        litert_versions.write(model)
+    files = litert_metadata.add(model, task.describe(checkpoint, parameters.encoding))
+    flatbuffer.write(output / MODEL_FILE, model, short=False)  # layers are found by the classes in the names
+    litert_metadata.append_files(output / MODEL_FILE, files)
     context.progress(steps, steps, "done")
     return describe(output / MODEL_FILE, "fp32")
 
@@ -104,73 +104,29 @@ def quantize(
         import ai_edge_quantizer  # noqa: F401
     except ImportError as error:
         raise missing_extra("ai-edge-quantizer", "litert", "Quantizing a LiteRT file") from error
-    from toolkit.export import litert_quantize
+    from toolkit.export import litert_network, litert_quantize
 
     check_method("litert", "litert", parameters.method, METHODS)
+    check_integer(parameters.method, [tensor["name"] for tensor in artifact["inputs"]])
     file = source / artifact["path"]
     found = litert_quantize.find(litert_quantize.read(file))
     chosen = chosen_layers({layer.name: layer.is_table for layer in found}, parameters)
     report = litert_quantize.quantize(
         file, output / MODEL_FILE, [layer for layer in found if layer.name in chosen], parameters, inputs
     )
-    flatbuffer.compact(output / MODEL_FILE)
-    return describe(output / MODEL_FILE, litert_quantize.PRECISIONS[parameters.method]), report
-
-
-def _needed_versions(model: Any, codes: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Operators in the version that their weights ask for, by the rules of TensorFlow Lite's op_version.cc.
-
-    ai-edge-quantizer leaves the float file's versions. An older runtime then loads the file and answers wrongly:
-    tflite-runtime 2.14 takes no notice of scales per output channel.
-    """
-    from ai_edge_litert.schema_py_generated import TensorType
-
-    needed = dict.fromkeys(range(len(codes)), 1)
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            kind = codes[operator.opcodeIndex][0]
-            if kind in _INT8_VERSIONS and graph.tensors[operator.outputs[0]].type == TensorType.INT8:
-                needed[operator.opcodeIndex] = max(needed[operator.opcodeIndex], _INT8_VERSIONS[kind])
-            if kind not in ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", "DEQUANTIZE"):
-                continue
-            tensor = graph.tensors[operator.inputs[0 if kind == "DEQUANTIZE" else 1]]
-            scales = tensor.quantization.scale if tensor.quantization is not None else None
-            by_channel = scales is not None and len(scales) > 1
-            version = 1
-            if tensor.type == TensorType.INT4:
-                version = {"FULLY_CONNECTED": 13, "EMBEDDING_LOOKUP": 4, "DEQUANTIZE": 6}[kind]
-            elif tensor.type == TensorType.FLOAT16:
-                version = 3
-            elif tensor.type == TensorType.INT8 and kind == "DEQUANTIZE":
-                version = 5 if by_channel else 2
-            elif tensor.type == TensorType.INT8 and by_channel:
-                widened = graph.tensors[operator.outputs[0]].type == TensorType.FLOAT32
-                version = 4 if kind == "EMBEDDING_LOOKUP" else 12 if widened else 4
-            needed[operator.opcodeIndex] = max(needed[operator.opcodeIndex], version)
-    return [(name, max(version, needed[index])) for index, (name, version) in enumerate(codes)]
-
-
-def minimum_level(operators: list[tuple[str, int]]) -> str:
-    """The lowest TensorFlow Lite version that has every operator in its version. `operators` are (name, version).
-
-    Raises InputError for an operator version that no known runtime has.
-    """
-    table = json.loads(Path(__file__).with_name("litert_op_versions.json").read_text())["minimum_runtime"]
-    levels = []
-    for name, version in operators:
-        known = table.get(name, {}).get(str(version))
-        if known is None:
-            raise InputError(f"No known LiteRT runtime has the operator {name} in version {version}.")
-        levels.append(Version(known))
-    return str(max(levels, default=Version("1.5.0")))
-
-
-def minimum_versions(level: str) -> dict[str, str]:
-    """Minimum version per package that can run a file of this level."""
-    for covered, package in _PACKAGE_OF_LEVEL:
-        if Version(level) <= Version(covered):
-            return {"tflite-runtime": level, "ai-edge-litert": package}
-    raise InputError(f"No released LiteRT runtime covers level {level}.")
+    model = flatbuffer.read(output / MODEL_FILE)
+    if parameters.method == INTEGER:
+        litert_network.check_integer(model)
+        if parameters.io == "uint8":
+            litert_network.with_unsigned_io(model)
+    litert_versions.write(model)
+    litert_metadata.carry(flatbuffer.read(file), model)
+    flatbuffer.write(output / MODEL_FILE, model)
+    litert_metadata.append_files(output / MODEL_FILE, litert_metadata.appended_files(file))
+    described = describe(output / MODEL_FILE, litert_quantize.PRECISIONS[parameters.method])
+    if parameters.method == INTEGER:
+        described["micro"] = litert_memory.on_a_microcontroller(output / MODEL_FILE)
+    return described, report
 
 
 def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, Any]:
@@ -178,11 +134,8 @@ def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, An
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     dtypes = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-    codes = [(names[max(c.builtinCode, c.deprecatedBuiltinCode)], c.version) for c in model.operatorCodes]
-    codes = _needed_versions(model, codes)
-    level = minimum_level(codes)
+    codes = litert_versions.operators(model)
 
     def tensors(signature: Any, values: Any) -> list[dict[str, Any]]:
         graph = model.subgraphs[signature.subgraphIndex]
@@ -191,6 +144,9 @@ def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, An
             tensor = graph.tensors[value.tensorIndex]
             shape = ["length" if lengths and size == lengths[-1] else int(size) for size in tensor.shape]
             described.append({"name": value.name.decode(), "dtype": dtypes[tensor.type], "shape": shape})
+            if tensor.quantization is not None and tensor.quantization.scale is not None:
+                scale, zero_point = tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]
+                described[-1] |= {"scale": float(scale), "zero_point": int(zero_point)}
         return described
 
     signatures = {length_of(entry.signatureKey.decode()): entry for entry in model.signatureDefs}
@@ -207,9 +163,10 @@ def describe(path: Path, precision: str, engine: str = "litert") -> dict[str, An
         "inputs": tensors(longest, longest.inputs),
         "outputs": tensors(longest, longest.outputs),
         "lengths": lengths or None,
-        "minimum_versions": minimum_versions(level),
+        "minimum_versions": litert_versions.minimum_versions(litert_versions.level(model)),
         "operators": dict(sorted(Counter(codes[op.opcodeIndex][0] for op in graph.operators).items())),
         "weight_bytes_read": weight_bytes_read(model, graph, codes),
+        "activation_bytes": litert_memory.activation_bytes(model, graph),
     }
 
 

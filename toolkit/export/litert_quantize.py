@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from toolkit.engines import Arrays
-from toolkit.engines.litert import signature_name
-from toolkit.export import litert_network
+from toolkit.engines.litert import Tensor, fed, signature_name
+from toolkit.export import INTEGER, STATIC, litert_network
+from toolkit.export.litert_network import ACTIVATION_BITS
 from toolkit.ranges import Histogram, instability
 
 PRECISIONS = {
-    "dynamic-int8": "int8", "static-int8": "int8", "weight-int8": "int8", "weight-int4": "int4", "fp16": "fp16"
+    "dynamic-int8": "int8", "static-int8": "int8", "integer-int8": "int8", "int16-activations": "int16x8",
+    "weight-int8": "int8", "weight-int4": "int4", "fp16": "fp16",
 }  # fmt: skip
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _KINDS = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP", *_CONVOLUTIONS)
@@ -108,27 +110,32 @@ def quantize(
     ranges = None
     model = read(source)
     found = find(model)
-    as_network = method == "static-int8" and sum(layer.is_convolution for layer in found) > 1
+    static = method in STATIC
+    as_network = method == INTEGER or (static and sum(layer.is_convolution for layer in found) > 1)
     if as_network:
         chosen = {layer.name for layer in layers}
         kept = [layer for layer in found if layer.name not in chosen]
         ranges, report["activations"] = litert_network.plan(source, model, rules, layers, kept, parameters, inputs)
     for layer in () if as_network else layers:
         # Tables are looked up by kernels that widen the one row; a DEQUANTIZE before them would widen all.
+        shared = QuantGranularity.CHANNELWISE
+        if parameters.scales == "tensor" and not layer.is_convolution:
+            shared = QuantGranularity.TENSORWISE
         for scope in layer.scopes():
             given = {"regex": f"^{re.escape(scope)}$", "operation_name": TFLOperationName[layer.kind]}
             if method == "fp16":
                 rules.add_weight_only_config(**given, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING)
             elif layer.is_table or method == "dynamic-int8" or (layer.is_convolution and method == "weight-int4"):
-                rules.add_dynamic_config(**given, num_bits=8)
-            elif method == "static-int8":
-                rules.add_static_config(**given, activation_num_bits=8, weight_num_bits=8)
+                rules.add_dynamic_config(**given, num_bits=8, granularity=shared)
+            elif static:
+                bits = {"activation_num_bits": ACTIVATION_BITS[method], "weight_num_bits": 8}
+                rules.add_static_config(**given, **bits, weight_granularity=shared)
             elif method == "weight-int8":
                 rules.add_weight_only_config(**given, num_bits=8)
             else:  # blocks exist only for kernels that quantize the activations at run time
                 blocks = QuantGranularity[f"BLOCKWISE_{parameters.block_size}"]
                 rules.add_dynamic_config(**given, num_bits=4, granularity=blocks)
-    if method == "static-int8" and not as_network:
+    if static and not as_network:
         linear = [layer for layer in layers if not layer.is_table]
         ranges, report["activations"] = _ranges(source, linear, parameters, inputs)
     float_model = litert_network.with_finite_padding(source, model, ranges) if as_network and ranges else str(source)
@@ -183,7 +190,7 @@ def activations(
         if signature not in runners:
             runners[signature] = interpreter.get_signature_runner(signature)
         taken = runners[signature].get_input_details()
-        runners[signature](**{name: arrays[name].astype(details["dtype"]) for name, details in taken.items()})
+        runners[signature](**{name: fed(name, arrays[name], Tensor.of(details)) for name, details in taken.items()})
         subgraph = subgraphs[signature]
         tokens = int(arrays["attention_mask"].sum()) if length and "attention_mask" in arrays else None
         for layer in layers:

@@ -17,18 +17,21 @@ _PADDING_ONLY = "sdpa with padding as an addend"  # a name in transformers' regi
 
 
 class Traceable(torch.nn.Module):  # type: ignore[misc]
-    """A model whose forward is followed by what the task makes of its output."""
+    """A model whose forward is followed by what the task makes of its output; with `channels_last` it takes images
+    [batch, height, width, channels]."""
 
-    def __init__(self, model: Any, task: Task) -> None:
+    def __init__(self, model: Any, task: Task, channels_last: bool) -> None:
         super().__init__()
-        self.model, self.task = model, task
+        self.model, self.task, self.channels_last = model, task, channels_last
         self.config = getattr(model, "config", None)
 
     def forward(self, **inputs: Any) -> Any:
+        if self.channels_last:
+            inputs = {name: each.permute(0, 3, 1, 2) if each.ndim == 4 else each for name, each in inputs.items()}
         return self.task.output(self.model(**inputs), inputs)
 
 
-def traceable(model: Any, task: Task, names: Sequence[str]) -> Any:
+def traceable(model: Any, task: Task, names: Sequence[str], channels_last: bool = False) -> Any:
     """`model` in evaluation mode with inputs called `names`, by which exporters tell what is dynamic in which."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
@@ -40,7 +43,7 @@ def traceable(model: Any, task: Task, names: Sequence[str]) -> Any:
             return super().forward(**inputs)
 
     Named.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return Named(model, task).eval()
+    return Named(model, task, channels_last).eval()
 
 
 def add_padding_mask_once(model: Any) -> None:

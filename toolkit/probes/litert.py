@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
-from toolkit.engines.litert import signature_name
+from toolkit.engines.litert import Tensor, fed, signature_name
 from toolkit.errors import InputError, missing_extra
 from toolkit.export.flatbuffer import buffer_data, short_names
 from toolkit.probes import OUTPUT, ancestors, common
@@ -95,7 +95,7 @@ class LitertProbe:
                 value = np.asarray(given[name.removeprefix(_GIVEN)]).reshape([int(size) for size in tensor.shape])
                 feeds[name] = _stored(value, tensor, details["dtype"])
             else:
-                feeds[name] = inputs[name].astype(details["dtype"])
+                feeds[name] = fed(name, inputs[name], Tensor.of(details))
         values = runner(**feeds)
         found = {}
         for name in wanted:

@@ -22,7 +22,10 @@ from toolkit.errors import InputError
 from toolkit.rules.constraints import Constraint
 from toolkit.rules.table import Limit, LimitFile, OperatorRule, Table, Verdict
 
-__all__ = ["Constraint", "Limit", "OperatorRule", "Table", "Verdict", "fitting", "load", "names"]
+__all__ = ["TAKE_FILES_OF", "Constraint", "Limit", "OperatorRule", "Table", "Verdict", "fitting", "load", "names"]
+
+# Engines of this toolkit → other runtimes and compilers that take their files, each with tables of its own.
+TAKE_FILES_OF = {"litert": ("tflite-runtime", "edgetpu")}
 
 
 def folder() -> Path:

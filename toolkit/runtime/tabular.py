@@ -70,10 +70,17 @@ class RowEncoder(Encoder):
         }
 
     @property
+    def features(self) -> list[str]:
+        """What each number of a row is, in their order."""
+        found: list[str] = []
+        for column, known in self.numeric.items():
+            found += [column, f"{column} is missing"] if known.get("indicator") else [column]
+        return found + [f"{column} = {value}" for column, values in self.categorical.items() for value in values]
+
+    @property
     def width(self) -> int:
         """How many features there are."""
-        indicators = sum(bool(values.get("indicator")) for values in self.numeric.values())
-        return len(self.numeric) + indicators + sum(map(len, self.categorical.values()))
+        return len(self.features)
 
     def steps(self, example: Any) -> dict[str, Any]:
         """The features of each column."""

@@ -15,7 +15,7 @@ from toolkit.storage import write_json
 from toolkit.tasks import lengths as input_lengths
 from toolkit.tasks.task import SPLITS
 
-VERSION = 8
+VERSION = 9
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 - `dynamic-int8`: weights to int8 ahead of time (per output channel), activations to int8 at run time;
 - `static-int8`: activations too by ranges that calibration examples give beforehand (`toolkit.ranges`);
+- `integer-int8`: the same for everything, so that no float is left; inputs and outputs are integers;
+- `int16-activations`: weights to int8, activations to int16 by such ranges;
 - `weight-int8`, `weight-int4`: weights alone, the arithmetic in float; in blocks where the format has them;
 - `fp16`, `bf16`: half the bits; where the engine has no such arithmetic, weights are stored so and widened.
 
@@ -24,10 +26,12 @@ from toolkit.engines import Arrays
 from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
-VERSION = 4
-LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers")
+VERSION = 5
+LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro")
 
-Method = Literal["dynamic-int8", "static-int8", "weight-int8", "weight-int4", "fp16", "bf16"]
+Method = Literal[
+    "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"
+]
 
 
 class Parameters(BaseModel):
@@ -41,7 +45,11 @@ class Parameters(BaseModel):
     block_size: Literal[32, 64, 128] = Field(32, description="Weights that share a scale, where a format has blocks")
     calibration: ranges.Method = "min-max"
     percentile: float = Field(ranges.PERCENTILE, gt=50, le=100)
-    examples: Source | None = Field(None, description="Of `static-int8`, and of `fp16` if there are some")
+    scales: Literal["channel", "tensor"] = Field(
+        "channel", description="What shares a scale of the weights of LiteRT's fully connected layers and tables"
+    )
+    io: Literal["int8", "uint8"] = Field("int8", description="Of `integer-int8`: type of the inputs and outputs")
+    examples: Source | None = Field(None, description="Of static methods, and of `fp16` if there are some")
 
 
 def run(source: Path, output: Path, parameters: Parameters, context: Context) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def calibration_inputs(
     Half precision takes them where there are some: they show what overflows.
     """
     looks = parameters.method == "fp16" and artifact["format"] == "onnx" and parameters.examples is not None
-    if parameters.method != "static-int8" and not looks:
+    if parameters.method not in formats.STATIC and not looks:
         return [], []
     task = tasks.get(context.task)
     examples = parameters.examples or Source()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +111,20 @@ def narrowed(target: Target, image: str) -> Target:
     if chosen is None:
         known = ", ".join(known.id for known in target.images) or "none"
         raise InputError(f"Target '{target.name}' has no image '{image}'; it has: {known}.")
-    engines = [_of_version(engine, chosen.versions.get(engine.name)) for engine in target.engines]
+    engines = [_on_image(engine, chosen.versions) for engine in target.engines]
     title = f"{target.title} with {chosen.title}"
     return target.model_copy(update={"images": [chosen], "image": image, "engines": engines, "title": title})
 
 
-def _of_version(engine: EngineSupport, version: str | None) -> EngineSupport:
-    """An engine's entry for the one version that an image has; unchanged if the image names none."""
-    if version is None:
+def _on_image(engine: EngineSupport, versions: Mapping[str, str]) -> EngineSupport:
+    """An engine's entry for the one version that an image has of it, or of another runtime for its files; unchanged if
+    the image names none."""
+    runtimes = (engine.name, *rules.TAKE_FILES_OF.get(engine.name, ()))
+    runtime = next((name for name in runtimes if name in versions), None)
+    if runtime is None:
         return engine
-    table = rules.fitting(engine.name, version)
+    version = versions[runtime]
+    table = rules.fitting(runtime, version)
     release = ".".join(str(part) for part in Version(version).release[:2])
     found = {
         "versions": f"=={release}.*",

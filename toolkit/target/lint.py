@@ -100,7 +100,7 @@ def _rules_fit(engine: EngineSupport) -> Iterator[str]:
         yield f"engines.{engine.name}: there is no rule table '{engine.rules}'"
         return
     table = rules.load(engine.rules)
-    if table.engine != engine.name:
+    if table.engine not in (engine.name, *rules.TAKE_FILES_OF.get(engine.name, ())):
         yield f"engines.{engine.name}: the rule table '{table.name}' is one of {table.engine}"
     if not SpecifierSet(engine.versions or "").contains(table.version):
         yield f"engines.{engine.name}: the rule table '{table.name}' is of {table.version}, not in {engine.versions}"

@@ -84,6 +84,11 @@ class Memory(_Strict):
     bandwidth_gb_per_s: float | None = Field(None, gt=0, description="Peak memory bandwidth")
     copy_gb_per_s: float | None = Field(None, gt=0, description="Speed of a copy in memory, measured")
 
+    @property
+    def has_flash(self) -> bool:
+        """Whether it is known of flash, beside the RAM."""
+        return self.flash_mb is not None or self.flash_mb_range is not None
+
     @model_validator(mode="after")
     def _ranges_rise(self) -> Memory:
         for name in ("ram_gb", "flash_mb"):
@@ -121,6 +126,8 @@ class EngineSupport(_Strict):
     versions: str | None = Field(None, description="Version range on the device, PEP 440, e.g. '>=10.3,<11'")
     onnx_opset_max: int | None = Field(None, gt=0, description="Highest ONNX opset that the engine accepts")
     rules: str | None = Field(None, description="The table of what the engine takes, in targets/rules/")
+    io: Literal["integer"] | None = Field(None, description="integer: a file must hold no float, at its edges neither")
+    command: str | None = Field(None, description="What turns the artifact into what the device runs")
     note: str | None = None
 
     @field_validator("versions")

@@ -20,6 +20,7 @@ from toolkit.runtime.image import ImageEncoder
 from toolkit.storage import read_json, sha256_file, sha256_json, sha256_path, write_json
 from toolkit.tasks import image_augmentation, image_sources
 from toolkit.tasks.augmentation import Soft
+from toolkit.tasks.description import TensorDescription
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
 _PROCESSOR = "preprocessor_config.json"  # as transformers writes it
@@ -146,6 +147,23 @@ class ImageClassification(Task):
         if spec is None:
             raise InputError(f"{folder} says nothing of how images are preprocessed.")
         return ImageEncoder(spec, inputs[0] if inputs else image.NAME)
+
+    def describe_inputs(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, TensorDescription]:
+        encoder = self.encoder(folder, encoding)
+        assert isinstance(encoder, ImageEncoder)  # noqa: S101 - this task's own
+        spec = encoder.spec
+        ends = [[(value - m) / s for m, s in zip(spec["mean"], spec["std"], strict=True)]
+                for value in (0.0, 255 * spec["scale"])]  # fmt: skip
+        described = TensorDescription(
+            name="image",
+            description="A picture, normalized.",
+            channels=spec["channels"],
+            mean=tuple(each / spec["scale"] for each in spec["mean"]),
+            std=tuple(each / spec["scale"] for each in spec["std"]),
+            low=tuple(ends[0]),
+            high=tuple(ends[1]),
+        )
+        return {encoder.name: described}
 
     def preprocessing(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
         return {"kind": "image", "path": SPEC}

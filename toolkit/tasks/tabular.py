@@ -21,6 +21,7 @@ from toolkit.runtime.encoder import SPEC, Encoder
 from toolkit.runtime.tabular import RowEncoder, category, is_missing, number
 from toolkit.storage import read_json, write_json
 from toolkit.tasks.augmentation import Augmentation, Soft, mixup
+from toolkit.tasks.description import TensorDescription
 from toolkit.tasks.task import Example, Preparation, Task, classification_metrics, split
 
 _MOST_CATEGORIES = 50  # of a column; rarer ones are unknown
@@ -107,6 +108,15 @@ class Tabular(Task):
 
     def unlabeled(self, path: Path, column: str | None) -> Iterator[Any]:
         yield from data.read_rows(path)
+
+    # Inputs
+
+    def describe_inputs(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, TensorDescription]:
+        encoder = self.encoder(folder, encoding)
+        assert isinstance(encoder, RowEncoder)  # noqa: S101 - this task's own
+        said = "A row of a table: numbers scaled, missing ones marked, categories as zeros and a one."
+        names = encoder.features
+        return {encoder.name: TensorDescription("features", said, labels=tuple(names), labels_file="features.txt")}
 
     # Checkpoints
 

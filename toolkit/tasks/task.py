@@ -25,6 +25,7 @@ from toolkit.errors import InputError
 from toolkit.runtime.encoder import Encoder
 from toolkit.storage import read_json, sha256_file, sha256_json, sha256_path
 from toolkit.tasks.augmentation import Augmentation, Soft, soft_cross_entropy
+from toolkit.tasks.description import ModelDescription, TensorDescription
 
 SPLITS = ("train", "validation", "eval")
 _FRACTIONS = (0.72, 0.08, 0.20)
@@ -211,6 +212,23 @@ class Task(ABC):
     @abstractmethod
     def preprocessing(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest's section that says how the bundle's encoder is made; `path` is its file."""
+
+    def describe(self, folder: Path, encoding: Mapping[str, Any]) -> ModelDescription:
+        """What the file of a model may say of it to other tools; `folder` is its checkpoint."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = config.get("id2label") or {}
+        labels = tuple(str(names[key]) for key in sorted(names, key=int)) if self.ANSWERS == "classes" else ()
+        said = "Logits, in the order of the labels." if labels else "A vector."
+        return ModelDescription(
+            name=self.NAME if config.get("model_type") == "module" else str((config.get("architectures") or [""])[0]),
+            description=f"A model for {self.NAME.replace('-', ' ')}.",
+            output=TensorDescription("logits" if labels else "output", said, labels=labels),
+            inputs=self.describe_inputs(folder, encoding),
+        )
+
+    def describe_inputs(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, TensorDescription]:
+        """The inputs by the names of the encoder's arrays, for `describe`."""
+        return {}
 
     def lengths(
         self, folder: Path, encoding: Mapping[str, Any], examples: Sequence[Example], most: int

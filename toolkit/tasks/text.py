@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from toolkit.runtime.encoder import Encoder
 from toolkit.runtime.text import TextEncoder
 from toolkit.tasks import lengths as input_lengths
 from toolkit.tasks import text_augmentation
+from toolkit.tasks.description import ModelDescription, TensorDescription
 from toolkit.tasks.task import Example, Preparation, Task
 from toolkit.tasks.unigrams import randomness
 
@@ -122,6 +124,24 @@ class TextTask(Task):
         lengths: Sequence[int] | None = None,
     ) -> Encoder:
         return self._encoder(folder, encoding, self.INPUT_NAMES if inputs is None else inputs, lengths)
+
+    def describe_inputs(self, folder: Path, encoding: Mapping[str, Any]) -> dict[str, TensorDescription]:
+        # The names by which tools of TensorFlow Lite find the inputs of an encoder.
+        return {
+            "input_ids": TensorDescription("ids", "Numbers of the text's tokens, padded."),
+            "attention_mask": TensorDescription("mask", "1 for a token, 0 for padding."),
+            "token_type_ids": TensorDescription("segment_ids", "Which of two texts a token is of; 0 for one."),
+        }
+
+    def describe(self, folder: Path, encoding: Mapping[str, Any]) -> ModelDescription:
+        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        described = super().describe(folder, encoding)
+        if model.get("type") != "WordPiece":  # a list of tokens is not all that other tokenizers are made of
+            return described
+        tokens = sorted(model["vocab"], key=model["vocab"].get)
+        if [model["vocab"][token] for token in tokens] != list(range(len(tokens))):
+            return described
+        return replace(described, vocabulary=tuple(tokens))
 
     def _encoder(
         self, folder: Path, encoding: Mapping[str, Any], inputs: Sequence[str], lengths: Sequence[int] | None = None
