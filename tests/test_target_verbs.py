@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import profiles
 from tests.conftest import run_toolkit
 from toolkit import planning, recipe, target
 from toolkit.devices import local
@@ -241,13 +242,15 @@ def test_the_recipe_names_the_image(trained: Path, data: Path, tmp_path: Path) -
     assert other.output.name == f"{trained.name}-jetson-orin-nano-8gb-jetpack-7.2"
 
 
-def test_what_an_old_tensorrt_cannot_read_is_not_tried(trained: Path, data: Path) -> None:
+def test_an_old_tensorrt_gets_graphs_that_it_reads(trained: Path, data: Path) -> None:
     made = plan(trained, data, target="jetson@jetpack-5.1").recipe
-    assert {c.engine for c in made.candidates} == {"litert", "onnxruntime"}
-    assert [(s.what, s.reason) for s in made.skipped] == [
-        (f"tensorrt {p}", "tensorrt ==8.5.* reads ONNX up to opset 17; this version writes 18 and later")
-        for p in ("fp32", "fp16", "int8")
-    ]
+    assert [c.precision for c in made.candidates if c.engine == "tensorrt"] == ["fp32", "fp16", "int8"]
+
+
+def test_what_a_runtime_cannot_read_is_not_tried(board: Path, trained: Path, data: Path) -> None:
+    profiles.change(board, "  - name: litert\n", "  - name: onnxruntime\n    onnx_opset_max: 11\n")
+    with pytest.raises(InputError, match="reads ONNX up to opset 11; this version writes 13 and later"):
+        plan(trained, data, target=str(board))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,6 @@ def test_what_an_old_tensorrt_cannot_read_is_not_tried(trained: Path, data: Path
     [
         ("hailo-8", "this version builds for no runtime of it. hailort: Takes an HEF file"),
         ("cortex-m4", "it takes files of integers alone, inputs and outputs too, and a text encoder masks padding"),
-        ("jetson-nano", "tensorrt >=8.2,<8.3 reads ONNX up to opset 13"),
     ],
 )
 def test_a_target_that_nothing_is_built_for_is_refused_before_anything_else(name: str, said: str, data: Path) -> None:
