@@ -247,10 +247,12 @@ def test_an_old_tensorrt_gets_graphs_that_it_reads(trained: Path, data: Path) ->
     assert [c.precision for c in made.candidates if c.engine == "tensorrt"] == ["fp32", "fp16", "int8"]
 
 
-def test_what_a_runtime_cannot_read_is_not_tried(board: Path, trained: Path, data: Path) -> None:
-    profiles.change(board, "  - name: litert\n", "  - name: onnxruntime\n    onnx_opset_max: 11\n")
+def test_what_a_runtime_cannot_read_is_not_tried(tmp_path: Path, trained: Path, data: Path) -> None:
+    path = tmp_path / "my-board.yaml"
+    path.write_text(profiles.BOARD, encoding="utf-8")
+    profiles.change(path, "  - name: litert\n", "  - name: onnxruntime\n    onnx_opset_max: 11\n")
     with pytest.raises(InputError, match="reads ONNX up to opset 11; this version writes 13 and later"):
-        plan(trained, data, target=str(board))
+        plan(trained, data, target=str(path))
 
 
 @pytest.mark.parametrize(
