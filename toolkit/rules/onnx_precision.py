@@ -1,0 +1,149 @@
+"""Nodes of an ONNX file that a runtime runs in another number format than the file says.
+
+A runtime that fuses Q/DQ pairs runs an operator in integers only where it has a kernel for that and everything around the
+operator is quantized as the kernel wants; elsewhere it dequantizes, computes in float and quantizes again. One without
+a kernel for fp16 casts to fp32 and back. Both are taken, and both are slower than what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.rules.onnx_graph import Finding, Graph, data_types
+
+if TYPE_CHECKING:
+    from toolkit.rules.table import OperatorRule, Table
+
+QDQ, CAST = "qdq", "cast"  # names of the rules
+_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_NO_DATA = ("Cast", "Constant", "ConstantOfShape", _QUANTIZE, _DEQUANTIZE, "DynamicQuantizeLinear")
+_CUTS = ("Relu", "Clip")  # dropped where the range of what is quantized behind them is no wider
+
+
+@dataclass(frozen=True)
+class _Wiring:
+    """Who computes and who reads a tensor of the main graph; a model's outputs are read by None."""
+
+    producers: Mapping[str, Any]
+    readers: Mapping[str, list[Any]]
+
+
+def changed(graph: Graph, table: Table) -> list[Finding | None]:
+    """For each node of the main graph why it runs in another format than the file says; None if it does not, or if the
+    table does not tell."""
+    wiring = _wiring(graph)
+    return [_in_float(node, graph, table, wiring) or _cast(node, graph, table) for node in graph.model.graph.node]
+
+
+def _wiring(graph: Graph) -> _Wiring:
+    nodes = graph.model.graph.node
+    readers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for value in graph.model.graph.output:
+        readers.setdefault(value.name, []).append(None)
+    return _Wiring({name: node for node in nodes for name in node.output}, readers)
+
+
+def is_between_pairs(node: Any, graph: Graph, producers: Mapping[str, Any]) -> bool:
+    """Whether a node works on what DequantizeLinear made of something that is not constant."""
+    if node.op_type in _NO_DATA:
+        return False
+    sources = [producers[name] for name in node.input if name in producers]
+    return any(each.op_type == _DEQUANTIZE and each.input[0] not in graph.constants for each in sources)
+
+
+def _in_float(node: Any, graph: Graph, table: Table, wiring: _Wiring) -> Finding | None:
+    if not is_between_pairs(node, graph, wiring.producers):
+        return None
+    rule = table.operators.get(f"{node.domain}:{node.op_type}" if node.domain else node.op_type)
+    if rule is None or rule.qdq is None:
+        return None
+    if not rule.qdq and not rule.dq:
+        return _finding(node, f"{table.title} has no kernel for {node.op_type} in integers", "leave it out of quantization")
+    reason = _not_fused(node, graph, rule, wiring)
+    if reason is None:
+        return None
+    instead = "quantize what stands around it, or leave it out of quantization"
+    return _finding(node, f"{table.title} runs {node.op_type} in integers only between Q/DQ pairs; {reason}", instead)
+
+
+def _finding(node: Any, reason: str, instead: str) -> Finding:
+    return Finding(node.name, node.op_type, QDQ, reason, instead)
+
+
+def _not_fused(node: Any, graph: Graph, rule: OperatorRule, wiring: _Wiring) -> str | None:
+    """What keeps a node from a kernel in integers; None if nothing does."""
+    formats = set()
+    for name in node.input:
+        source = wiring.producers.get(name)
+        if source is not None and source.op_type == _DEQUANTIZE:
+            if source.input[0] not in graph.constants:
+                formats.add(graph.dtypes.get(source.input[0], ""))
+        elif name and name not in graph.constants and graph.dtypes.get(name, "fp32") == "fp32":
+            return f"its input {name} is float"
+    readers = [reader for name in node.output for reader in wiring.readers.get(name, [])]
+    if len(readers) == 1 and readers[0] is not None and readers[0].op_type in _CUTS and "Clip" not in node.op_type:
+        behind = wiring.readers.get(readers[0].output[0], [])
+        if len(behind) == 1 and behind[0] is not None and _is_within(readers[0], behind[0], graph):
+            readers = behind
+    quantized = bool(readers) and all(reader is not None and reader.op_type == _QUANTIZE for reader in readers)
+    known = rule.qdq if quantized else rule.dq
+    if formats <= set(known or ()):
+        return None
+    if not quantized and rule.qdq and formats <= set(rule.qdq):
+        other = next((reader.op_type for reader in readers if reader is not None and reader.op_type != _QUANTIZE), "")
+        return f"its output goes to {other or 'the outside'}"
+    return f"in {', '.join(known or ()) or 'no format'}, not in {', '.join(sorted(formats))}"
+
+
+def _is_within(cut: Any, quantize: Any, graph: Graph) -> bool:
+    """Whether everything that a QuantizeLinear can store lies inside what Relu or Clip lets through."""
+    from onnx import numpy_helper
+
+    if quantize.op_type != _QUANTIZE or len(quantize.input) < 3:
+        return False
+    constants = [graph.constants.get(name) for name in quantize.input[1:3]]
+    if any(each is None for each in constants):
+        return False
+    scale, zero = (numpy_helper.to_array(each) for each in constants)
+    if zero.dtype.kind not in "iu" or scale.size != 1:
+        return False
+    limits = np.iinfo(zero.dtype)
+    low, high = ((limit - int(zero.reshape(-1)[0])) * float(scale.reshape(-1)[0]) for limit in (limits.min, limits.max))
+    least, most = (0.0, np.inf) if cut.op_type == "Relu" else _bounds(cut, graph)
+    return bool(low >= least and high <= most)
+
+
+def _bounds(clip: Any, graph: Graph) -> tuple[float, float]:
+    """What a Clip lets through; a bound that is computed lets nothing through."""
+    from onnx import helper, numpy_helper
+
+    given = {each.name: helper.get_attribute_value(each) for each in clip.attribute}
+    found = [given.get("min", -np.inf), given.get("max", np.inf)]
+    for place, name in enumerate(clip.input[1:3]):
+        if name:
+            constant = graph.constants.get(name)
+            found[place] = np.nan if constant is None else float(numpy_helper.to_array(constant).reshape(-1)[0])
+    return found[0], found[1]
+
+
+def _cast(node: Any, graph: Graph, table: Table) -> Finding | None:
+    """A node whose number format becomes another one, for there is no kernel."""
+    if node.op_type in _NO_DATA or not table.casts:
+        return None
+    rule = table.operators.get(f"{node.domain}:{node.op_type}" if node.domain else node.op_type)
+    if rule is None:
+        return None
+    version = graph.opsets.get(node.domain or "ai.onnx")
+    for dtype in data_types(node, graph):
+        becomes = table.casts.get(dtype)
+        if becomes is not None and not rule.takes(dtype, version):
+            reason = f"{table.title} has no kernel for {node.op_type} in {dtype} and casts to {becomes}"
+            return Finding(node.name, node.op_type, CAST, reason, f"keep the model in {becomes}")
+    return None
