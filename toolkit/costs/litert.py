@@ -48,10 +48,18 @@ def operations(path: Path, sizes: Mapping[str, int]) -> list[Operation]:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
         names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
         types = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-        signatures = {length_of(each.signatureKey.decode()): each.subgraphIndex for each in model.signatureDefs or ()}
+        signatures = {_length(each.signatureKey.decode()): each.subgraphIndex for each in model.signatureDefs or ()}
     except Exception as error:  # struct.error, IndexError, ValueError, …: whatever the bytes lead to
         raise InputError(f"{path} is no LiteRT file that can be read: {error}") from error
     return list(_Counter(model, names, types).operations(_chosen(signatures, sizes, path)))
+
+
+def _length(signature: str) -> int | None:
+    """The input length that a signature is for; None if it has another name than this toolkit gives."""
+    try:
+        return length_of(signature)
+    except ValueError:
+        return None
 
 
 def _chosen(signatures: Mapping[int | None, int], sizes: Mapping[str, int], path: Path) -> int:

@@ -10,11 +10,12 @@ The answer is of the first subgraph: `{"version": str, "operators": [{"operator"
 import importlib.metadata
 import json
 import sys
+from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 
 
-def described(interpreter: Interpreter) -> list:
+def described(interpreter: Interpreter) -> list[dict[str, Any]]:
     """Every node of the first subgraph with its tensors."""
     return [
         {

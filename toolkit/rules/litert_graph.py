@@ -72,10 +72,10 @@ def operators(path: Path, graph: int = 0) -> list[Operator]:
 def findings(found: list[Operator], table: Table) -> list[Finding | str | None]:
     """For each operator the rule that refuses it, its name if the table does not know it, or None if it is taken."""
     said: list[Finding | str | None] = [_check(operator, table) for operator in found]
-    for place, operator in enumerate(found):
-        if operator.widens:  # it goes with those that read the weights
-            readers = [said[n] for n, other in enumerate(found) if set(operator.outputs) & set(other.inputs)]
-            said[place] = None if None in readers or not readers else said[place]
+    for place in reversed(range(len(found))):
+        if found[place].widens:  # it goes with those that read the weights
+            readers = [said[n] for n, other in enumerate(found) if set(found[place].outputs) & set(other.inputs)]
+            said[place] = None if None in readers else next(iter(readers), None)
     return said
 
 
@@ -120,21 +120,17 @@ class _Reader:
             self._constant.update(outputs)
         name = self._graph.tensors[outputs[0]].name.decode() if outputs else ""
         return Operator(
-            kind, code.version, short_name(name) or name, owner(name), inputs, outputs, self._form(kind, inputs, outputs),
-            tuple(self._shape(n) for n in (*inputs[: len(inputs) - self._extra(kind, inputs)], *outputs) if n >= 0),
+            kind, code.version, short_name(name) or name, owner(name), inputs, outputs,
+            self._form(kind, inputs, outputs),
+            tuple(self._shape(n) for n in (*self._data(inputs), *outputs) if n >= 0),
             self._values(inputs),
             {**_settings(operator.builtinOptions), "inputs": len(inputs), "outputs": len(outputs)},
             widens,
         )  # fmt: skip
 
-    def _extra(self, kind: str, inputs: tuple[int, ...]) -> int:
-        """How many of the last inputs are constants, whose shape is no matter of the data."""
-        count = 0
-        for number in reversed(inputs[1:]):
-            if number >= 0 and number not in self._constant:
-                break
-            count += 1
-        return count
+    def _data(self, inputs: tuple[int, ...]) -> list[int]:
+        """The inputs that are computed: of these the shapes count."""
+        return [number for number in inputs if number not in self._constant]
 
     def _form(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> str:
         """Number formats as `toolkit.rules.litert_samples` names them."""
@@ -153,7 +149,7 @@ class _Reader:
         return data
 
     def _dtype(self, number: int) -> str:
-        name = self._types[self._graph.tensors[number].type]
+        name = str(self._types[self._graph.tensors[number].type])
         return _DTYPES.get(name, name.lower())
 
     def _shape(self, number: int) -> tuple[int | None, ...]:

@@ -1,7 +1,8 @@
-"""Small LiteRT files of one operator each, with inputs that it can work on, in every number format that may be asked of it.
+"""Small LiteRT files of one operator each, with inputs that it can work on, in every number format that it may have.
 
-A form names the number formats of a sample: `fp32` for data of one kind, `fp32xint8` for float data with int8 weights,
-`int8 to fp32` for an operator that turns one into the other (`toolkit.rules.litert_graph` names those of a file so too).
+A form names the number formats of a sample: `fp32` for data of one kind, `fp32xint8` for float data with int8
+weights, `int8 to fp32` for an operator that turns one into the other. `toolkit.rules.litert_graph` names those of a
+file in the same way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 DTYPES = {
     "fp32": np.float32, "fp16": np.float16, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32,
@@ -23,6 +25,7 @@ _TENSOR_TYPES = {
 _QUANTIZED = ("int8", "uint8", "int16")
 _SCALE, _WEIGHT_SCALE = 0.05, 0.02
 _IMAGE = (1, 8, 8, 4)
+_DEEP = (1, 1, 1, 2, 2, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ def _camel(name: str) -> str:
 
 
 _UNARY = (
-    "ABS", "CEIL", "COS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "L2_NORMALIZATION", "LOG", "LOGICAL_NOT", "LOGISTIC",
-    "LOG_SOFTMAX", "NEG", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIGN", "SIN", "SQRT",
-    "SQUARE", "TANH", "ZEROS_LIKE",
+    "ABS", "CEIL", "COS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "L2_NORMALIZATION", "LOG", "LOGICAL_NOT",
+    "LOGISTIC", "LOG_SOFTMAX", "NEG", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIGN", "SIN",
+    "SQRT", "SQUARE", "TANH", "ZEROS_LIKE",
 )  # fmt: skip
 _BINARY = (
     "ADD", "ATAN2", "DIV", "FLOOR_DIV", "FLOOR_MOD", "LOGICAL_AND", "LOGICAL_OR", "MAXIMUM", "MINIMUM", "MUL", "POW",
@@ -197,7 +200,7 @@ VARIANTS = (
         ),
     ),
     *(
-        Variant(name, {"rank": (0, 6)}, replace(SAMPLES[name], inputs=(_data(1, 1, 1, 2, 2, 2, 2),) * count, output=(1, 1, 1, 2, 2, 2, 2)))
+        Variant(name, {"rank": (0, 6)}, replace(SAMPLES[name], inputs=(_data(*_DEEP),) * count, output=_DEEP))
         for names, count in ((_BINARY, 2), (_UNARY, 1))
         for name in names
     ),
@@ -206,7 +209,9 @@ VARIANTS = (
 _TURNS = {
     "QUANTIZE": ["fp32 to int8", "fp32 to uint8", "fp32 to int16", "int8 to int8", "int8 to uint8", "uint8 to int8"],
     "DEQUANTIZE": ["int8 to fp32", "uint8 to fp32", "int16 to fp32", "fp16 to fp32"],
-    "CAST": [f"{a} to {b}" for a in ("fp32", "fp16", "int32", "int64", "int8", "bool") for b in ("fp32", "int32", "bool")],
+    "CAST": [
+        f"{a} to {b}" for a in ("fp32", "fp16", "int32", "int64", "int8", "bool") for b in ("fp32", "int32", "bool")
+    ],
 }  # fmt: skip
 
 
@@ -244,14 +249,18 @@ def _file(operator: str, sample: Sample, form: str, computed: int | None) -> byt
     numbers = []
     for place, given in enumerate(sample.inputs):
         dtype, scale = _kind(given.role, data, weights or data)
-        value = None
-        if given.is_constant:
-            value = np.zeros(given.shape, DTYPES[dtype])
-            value.flat = list(given.value) or 1
-        if place == computed:
-            value = None
+        value: NDArray[Any] | None = None
+        if given.is_constant and place != computed:
+            filled = np.array(given.value) if given.value else np.ones(given.shape)
+            value = filled.astype(DTYPES[dtype]).reshape(given.shape)
         numbers.append(graph.tensor(given.shape, dtype, scale, value))
-    narrow = {"LOGISTIC": 1 / 256, "SOFTMAX": 1 / 256, "LOG_SOFTMAX": 16 / 256, "TANH": 1 / 128, "L2_NORMALIZATION": 1 / 128}
+    narrow = {
+        "LOGISTIC": 1 / 256,
+        "SOFTMAX": 1 / 256,
+        "LOG_SOFTMAX": 16 / 256,
+        "TANH": 1 / 128,
+        "L2_NORMALIZATION": 1 / 128,
+    }
     kind = result or sample.result or data
     moves = operator in ("MAX_POOL_2D", "GATHER", "TRANSPOSE")
     scale = _SCALE if moves else narrow.get(operator, _SCALE)

@@ -15,8 +15,8 @@ _DOMAINS = ("", "com.microsoft")  # ai.onnx.ml and the internal layouts are not 
 
 
 def operators() -> dict[str, dict[str, Any]]:
-    """Every operator of the CPU provider with its kernels; of the ONNX domain also those that it composes. Those that were
-    tried between Q/DQ pairs have the formats in which they run in integers there."""
+    """Every operator of the CPU provider with its kernels; of the ONNX domain also those that it composes. Those
+    that were tried between Q/DQ pairs have the formats in which they run in integers there."""
     state, onnx = _imports()
     highest = opset_and_ir()[0]
     newest = _schema_versions(onnx)

@@ -25,7 +25,7 @@ _IMAGE = (1, 4, 8, 8)
 
 @dataclass(frozen=True)
 class _Sample:
-    """Shapes of the inputs that are quantized, `weights` among them constant; then inputs of integers, and attributes."""
+    """Shapes of the inputs that are quantized, constant `weights` after the others; integer inputs; attributes."""
 
     inputs: tuple[tuple[int, ...], ...] = (_IMAGE,)
     weights: tuple[tuple[int, ...], ...] = ()
@@ -118,7 +118,6 @@ def _in_integers(model: Any) -> bool:
 
 def _model(name: str, sample: _Sample, dtype: str, output_quantized: bool) -> Any:
     """x → Q → DQ → operator (→ Q → DQ) → y."""
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     kind = DTYPES[dtype]
@@ -129,7 +128,10 @@ def _model(name: str, sample: _Sample, dtype: str, output_quantized: bool) -> An
         return label
 
     def pair(label: str, source: str, at: str) -> str:
-        scale, zero = constant(f"{label}_scale", np.float32(0.05)), constant(f"{label}_zero", kind(0 if kind is np.int8 else 128))
+        scale, zero = (
+            constant(f"{label}_scale", np.float32(0.05)),
+            constant(f"{label}_zero", kind(0 if kind is np.int8 else 128)),
+        )
         nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [f"{label}_q"]))
         nodes.append(helper.make_node("DequantizeLinear", [f"{label}_q", scale, zero], [at]))
         return at

@@ -25,7 +25,9 @@ def operators(python: str) -> dict[str, dict[str, Any]]:
     except ImportError as error:
         raise missing_extra("ai-edge-litert", "litert", "Observing XNNPACK") from error
     names = [*samples.SAMPLES, *samples.VARIABLES]
-    forms = _taken(python, {f"{name}.{form}": samples.usual(name, form) for name in names for form in samples.forms(name)})
+    forms = _taken(
+        python, {f"{name}.{form}": samples.usual(name, form) for name in names for form in samples.forms(name)}
+    )
     found: dict[str, dict[str, Any]] = {}
     broken: dict[str, bytes] = {}
     constraints: dict[str, dict[str, Any]] = {}

@@ -76,12 +76,14 @@ def check(path: Path, table: Table) -> Findings:
 
 
 def findings(graph: Graph, table: Table) -> list[Finding | str | None]:
-    """For each node of the main graph the rule that refuses it, or something in a graph inside it; the name of an operator
-    that the table does not know; or None if it is taken. What the model's opset breaks is not told again."""
+    """For each node of the main graph the rule that refuses it, or something in a graph inside it; the name of an
+    operator that the table does not know; or None if it is taken. What the model's opset breaks is not told again."""
     return [_finding(node, graph, table) for node in graph.model.graph.node]
 
 
 def _finding(node: Any, graph: Graph, table: Table) -> Finding | str | None:
+    if node.op_type == "Constant" and not node.domain:  # it is read when the file is loaded; nothing runs
+        return None
     found = _limit(node, graph, table) or _rule(node, graph, table)
     for attribute in node.attribute:
         if found is None and attribute.HasField("g"):
@@ -213,18 +215,18 @@ def _formals(node: Any, schema: Any) -> list[Any]:
     return [known[min(place, len(known) - 1)] for place in range(len(node.input))] if known else []
 
 
-def data_types(node: Any, graph: Graph) -> list[str]:
-    """Element types of the inputs that share the first one's type parameter: the data, neither indices nor shapes."""
+def data_types(node: Any, graph: Graph) -> dict[str, str]:
+    """Element types of the inputs that share the first one's type parameter, by its name: the data, neither indices nor
+    shapes."""
     schema = _schema(node, graph.opsets)
     if schema is None or not node.input:
-        return []
+        return {}
     formals = _formals(node, schema)
     # The first input of Where is its condition.
-    place = 1 if node.op_type == "Where" else 0
-    names = [
-        name for name, formal in zip(node.input, formals, strict=True) if formal.type_str == formals[place].type_str
-    ]
-    return sorted({graph.dtypes[name] for name in names if graph.dtypes.get(name, "undefined") != "undefined"})
+    parameter = formals[1 if node.op_type == "Where" else 0].type_str if formals else ""
+    names = [name for name, formal in zip(node.input, formals, strict=True) if formal.type_str == parameter]
+    known = sorted({graph.dtypes[name] for name in names if graph.dtypes.get(name, "undefined") != "undefined"})
+    return {parameter: known[0]} if known else {}
 
 
 def _inputs(node: Any, graph: Graph) -> dict[str, Any]:

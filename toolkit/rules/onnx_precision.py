@@ -1,8 +1,8 @@
 """Nodes of an ONNX file that a runtime runs in another number format than the file says.
 
-A runtime that fuses Q/DQ pairs runs an operator in integers only where it has a kernel for that and everything around the
-operator is quantized as the kernel wants; elsewhere it dequantizes, computes in float and quantizes again. One without
-a kernel for fp16 casts to fp32 and back. Both are taken, and both are slower than what was asked for.
+A runtime that fuses Q/DQ pairs runs an operator in integers only where it has a kernel for that and everything around
+the operator is quantized as the kernel wants; elsewhere it dequantizes, computes in float and quantizes again. One
+without a kernel for fp16 casts to fp32 and back. Both are taken, and both are slower than what was asked for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def changed(graph: Graph, table: Table) -> list[Finding | None]:
     """For each node of the main graph why it runs in another format than the file says; None if it does not, or if the
     table does not tell."""
     wiring = _wiring(graph)
-    return [_in_float(node, graph, table, wiring) or _cast(node, graph, table) for node in graph.model.graph.node]
+    nodes = list(graph.model.graph.node)
+    found = [_in_float(node, graph, table, wiring) or _cast(node, graph, table) for node in nodes]
+    cast = {name for node, each in zip(nodes, found, strict=True) if each and each.rule == CAST for name in node.output}
+    return [each or _island(node, graph, table, wiring, cast) for node, each in zip(nodes, found, strict=True)]
 
 
 def _wiring(graph: Graph) -> _Wiring:
@@ -65,7 +68,9 @@ def _in_float(node: Any, graph: Graph, table: Table, wiring: _Wiring) -> Finding
     if rule is None or rule.qdq is None:
         return None
     if not rule.qdq and not rule.dq:
-        return _finding(node, f"{table.title} has no kernel for {node.op_type} in integers", "leave it out of quantization")
+        return _finding(
+            node, f"{table.title} has no kernel for {node.op_type} in integers", "leave it out of quantization"
+        )
     reason = _not_fused(node, graph, rule, wiring)
     if reason is None:
         return None
@@ -85,6 +90,9 @@ def _not_fused(node: Any, graph: Graph, rule: OperatorRule, wiring: _Wiring) -> 
         if source is not None and source.op_type == _DEQUANTIZE:
             if source.input[0] not in graph.constants:
                 formats.add(graph.dtypes.get(source.input[0], ""))
+            pair = wiring.producers.get(source.input[0])
+            if pair is not None and pair.op_type == _QUANTIZE and _times_quantized(pair.input[0], wiring) > 1:
+                return f"its input {pair.input[0]} is quantized more than once"
         elif name and name not in graph.constants and graph.dtypes.get(name, "fp32") == "fp32":
             return f"its input {name} is float"
     readers = [reader for name in node.output for reader in wiring.readers.get(name, [])]
@@ -92,6 +100,8 @@ def _not_fused(node: Any, graph: Graph, rule: OperatorRule, wiring: _Wiring) -> 
         behind = wiring.readers.get(readers[0].output[0], [])
         if len(behind) == 1 and behind[0] is not None and _is_within(readers[0], behind[0], graph):
             readers = behind
+    if len(readers) > 1 and any(_times_quantized(name, wiring) > 1 for name in node.output):
+        return "its output is quantized more than once"
     quantized = bool(readers) and all(reader is not None and reader.op_type == _QUANTIZE for reader in readers)
     known = rule.qdq if quantized else rule.dq
     if formats <= set(known or ()):
@@ -100,6 +110,11 @@ def _not_fused(node: Any, graph: Graph, rule: OperatorRule, wiring: _Wiring) -> 
         other = next((reader.op_type for reader in readers if reader is not None and reader.op_type != _QUANTIZE), "")
         return f"its output goes to {other or 'the outside'}"
     return f"in {', '.join(known or ()) or 'no format'}, not in {', '.join(sorted(formats))}"
+
+
+def _times_quantized(name: str, wiring: _Wiring) -> int:
+    """How many QuantizeLinear read a tensor."""
+    return sum(reader is not None and reader.op_type == _QUANTIZE for reader in wiring.readers.get(name, []))
 
 
 def _is_within(cut: Any, quantize: Any, graph: Graph) -> bool:
@@ -141,9 +156,24 @@ def _cast(node: Any, graph: Graph, table: Table) -> Finding | None:
     if rule is None:
         return None
     version = graph.opsets.get(node.domain or "ai.onnx")
-    for dtype in data_types(node, graph):
+    for parameter, dtype in data_types(node, graph).items():
         becomes = table.casts.get(dtype)
-        if becomes is not None and not rule.takes(dtype, version):
+        if becomes is not None and not rule.takes(dtype, version, parameter):
             reason = f"{table.title} has no kernel for {node.op_type} in {dtype} and casts to {becomes}"
-            return Finding(node.name, node.op_type, CAST, reason, f"keep the model in {becomes}")
+            return Finding(node.name, node.op_type, CAST, reason, f"keep it in {becomes}")
     return None
+
+
+def _island(node: Any, graph: Graph, table: Table, wiring: _Wiring, cast: set[str]) -> Finding | None:
+    """A node that has a kernel for its format, and is cast with all those around it that have none. `cast` are the
+    tensors that those compute."""
+    if node.op_type in _NO_DATA or not set(data_types(node, graph).values()) & set(table.casts):
+        return None
+    before = [name for name in node.input if name in wiring.producers and graph.dtypes.get(name) in table.casts]
+    behind = [reader for name in node.output for reader in wiring.readers.get(name, [])]
+    if not before or not behind or any(name not in cast for name in before):
+        return None
+    if any(reader is None or not cast.intersection(reader.output) for reader in behind):
+        return None
+    reason = f"{table.title} casts {node.op_type} with all that stand around it"
+    return Finding(node.name, node.op_type, CAST, reason, "keep it in fp32")

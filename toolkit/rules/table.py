@@ -77,9 +77,9 @@ class OperatorRule(_Strict):
                     found += [dtype for dtype in types if dtype not in found]
         return found or None
 
-    def takes(self, dtype: str, version: int | None) -> bool:
-        """Whether it has a kernel of its own for an element type."""
-        known = self.types(version)
+    def takes(self, dtype: str, version: int | None, parameter: str | None = None) -> bool:
+        """Whether it has a kernel of its own for an element type (of a type parameter)."""
+        known = self.types(version, parameter)
         return not self.composed and (known is None or dtype in known)
 
 
