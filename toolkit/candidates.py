@@ -22,7 +22,7 @@ from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
 from toolkit.export import FORMAT_OF_ENGINE
-from toolkit.gates import Verdict, classes, memory, operators, parity, parser, score, size, speed
+from toolkit.gates import Verdict, classes, coverage, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
@@ -47,6 +47,7 @@ class Candidate:
     built: Finished | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
     preflight: Finished | None = None  # of one whose engine is built on the device
+    coverage: Finished | None = None  # of one whose engine has a rule table
     answers: Finished | None = None  # the evaluation that covers the most examples so far
     verdicts: list[Verdict] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
@@ -104,6 +105,7 @@ class Candidate:
             "agreement": self.agreement,
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
             "validation": self.validation,
+            "coverage": self.coverage.report if self.coverage else None,
             "outcome": self.outcome,
         }
 
@@ -229,6 +231,25 @@ class Workshop:
             inputs={"source": built.sha256},
         )
 
+    def coverage(self, built: Finished, engine: str, name: str) -> Finished | None:
+        """How much of an artifact the engine's rule table says falls back; None if the profile names no table."""
+        table = self.target.engine(engine).coverage_rules
+        if table is None:
+            return None
+        lengths = self.data_report["lengths"]
+        return self.runner.run(
+            "coverage",
+            built.output,
+            {
+                "rules": table,
+                "rules_sha256": sha256_json(rules.load(table).model_dump(mode="json")),
+                "sizes": {"batch": 1, **({"length": max(lengths)} if lengths else {})},
+            },
+            title=f"coverage {name}{self.suffix}",
+            reason="a share of the multiply-adds that falls back costs more than a count of nodes says",
+            inputs={"source": built.sha256},
+        )
+
 
 def file_kind(engine: str) -> str:
     """What people call the files that an engine runs."""
@@ -275,6 +296,7 @@ def make(workshop: Workshop) -> list[Candidate]:
                 candidate.built, candidate.artifact = built, artifact
                 if candidate.plan.engine == "tensorrt":
                     candidate.preflight = workshop.preflight(built, candidate.name)
+                candidate.coverage = workshop.coverage(built, candidate.plan.engine, candidate.name)
                 # A float build of the original has its score to within rounding; that of another model may not.
                 part = candidate.plan.method is None and workshop.checkpoint.sha256 == workshop.original.sha256
                 first = PARITY_EXAMPLES if part else None
@@ -314,6 +336,8 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
     if candidate.preflight is not None:
         found = candidate.preflight.report
         candidate.verdicts += [operators.check(found["rules"]), parser.check(found["parser"])]
+    limit = workshop.target.engine(candidate.plan.engine).fallback_limit
+    candidate.verdicts.append(coverage.check(candidate.coverage.report if candidate.coverage else None, limit))
     if candidate.plan.method is None:
         candidate.verdicts.append(parity.check(workshop.answers(workshop.own), said, task.ANSWERS))
     examples = task.read_examples(workshop.data.output, "eval")[: candidate.metrics["examples"]]

@@ -20,7 +20,7 @@ DTYPES = {
 }  # fmt: skip
 _TENSOR_TYPES = {
     "fp32": "FLOAT32", "fp16": "FLOAT16", "int8": "INT8", "uint8": "UINT8", "int16": "INT16", "int32": "INT32",
-    "int64": "INT64", "bool": "BOOL", "resource": "RESOURCE",
+    "int64": "INT64", "bool": "BOOL", "int4": "INT4", "resource": "RESOURCE",
 }  # fmt: skip
 _QUANTIZED = ("int8", "uint8", "int16")
 _SCALE, _WEIGHT_SCALE = 0.05, 0.02
@@ -220,7 +220,7 @@ def forms(operator: str) -> list[str]:
     if operator in _TURNS:
         return [form for form in _TURNS[operator] if len(set(form.split(" to "))) > 1 or operator == "QUANTIZE"]
     has_weights = any(each.role == "weights" for each in SAMPLES.get(operator, Sample(())).inputs)
-    return [*DTYPES, *(["fp32xint8"] if has_weights else [])]
+    return [*DTYPES, *(["fp32xint8", "fp32xint4"] if has_weights else [])]
 
 
 def usual(operator: str, form: str) -> bytes:
@@ -252,7 +252,9 @@ def _file(operator: str, sample: Sample, form: str, computed: int | None) -> byt
         value: NDArray[Any] | None = None
         if given.is_constant and place != computed:
             filled = np.array(given.value) if given.value else np.ones(given.shape)
-            value = filled.astype(DTYPES[dtype]).reshape(given.shape)
+            value = filled.astype(DTYPES.get(dtype, np.int8)).reshape(given.shape)
+            if dtype == "int4":  # two in a byte
+                value = np.full(-(-value.size // 2), 0x11, np.uint8)
         numbers.append(graph.tensor(given.shape, dtype, scale, value))
     narrow = {
         "LOGISTIC": 1 / 256,

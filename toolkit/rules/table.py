@@ -133,6 +133,10 @@ class Table(_Strict):
             raise ValueError(f"'{value}' is not a version range, such as '>=10.3,<10.4'") from error
         return value
 
+    def holds_for(self, version: str) -> bool:
+        """Whether the table speaks of a version of its package."""
+        return SpecifierSet(self.versions).contains(version)
+
     @property
     def opsets(self) -> str:
         """The opsets that it takes, in words; empty if it reads no ONNX."""

@@ -124,6 +124,7 @@ def _of_version(engine: EngineSupport, version: str | None) -> EngineSupport:
     found = {
         "versions": f"=={release}.*",
         "rules": table.name if table else None,
+        "delegate": engine.delegate if engine.delegate and rules.load(engine.delegate).holds_for(version) else None,
         "onnx_opset_max": table.opset_max if table else None,
     }
     return engine.model_copy(update=found)

@@ -17,6 +17,7 @@ from toolkit.target.shared import Image
 
 SCHEMA_VERSION = 1
 HOST = "host"
+DEFAULT_FALLBACK = 0.1  # share of the multiply-adds
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]  # of the artifacts that this toolkit makes
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int16", "int8", "int4", "int4-weights"]
@@ -121,7 +122,25 @@ class EngineSupport(_Strict):
     versions: str | None = Field(None, description="Version range on the device, PEP 440, e.g. '>=10.3,<11'")
     onnx_opset_max: int | None = Field(None, gt=0, description="Highest ONNX opset that the engine accepts")
     rules: str | None = Field(None, description="The table of what the engine takes, in targets/rules/")
+    delegate: str | None = Field(None, description="The table of what its delegate takes: of LiteRT on a CPU, XNNPACK")
+    max_fallback: float | None = Field(None, ge=0, le=1, description="Most multiply-adds that may fall back, a share")
     note: str | None = None
+
+    @property
+    def coverage_rules(self) -> str | None:
+        """The table that says which operators run where they should."""
+        return self.delegate or self.rules
+
+    @property
+    def fallback_limit(self) -> float | None:
+        """The share of multiply-adds above which a model is refused: as the profile says, else none for TensorRT, which
+        builds all of a model or nothing, a tenth for a delegate or an accelerator, and no limit for a CPU alone, where
+        what falls back is only slower and its speed is measured."""
+        if self.max_fallback is not None:
+            return self.max_fallback
+        if self.name == "tensorrt":
+            return 0.0
+        return DEFAULT_FALLBACK if self.delegate or self.processor != "cpu" else None
 
     @field_validator("versions")
     @classmethod
