@@ -32,7 +32,7 @@ def of(path: Path, count: int, sizes: Mapping[str, int]) -> tuple[list[Cost] | N
     except InputError as error:
         return None, f"multiply-adds and bytes are not known: {error}"
     said = ", ".join(f"{name}={size}" for name, size in used.items())
-    note = f"at {said}" if said else ""
+    note = f"counted at {said}" if said else ""
     if len(outer) != len(operations) or max(outer, default=0) >= count:
         return (
             None,

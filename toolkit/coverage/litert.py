@@ -16,6 +16,7 @@ from toolkit.rules import litert_graph
 if TYPE_CHECKING:
     from toolkit.rules.table import Table
 
+_WRAPPER = "Named.model."  # toolkit.export.traceable: what a checkpoint is exported in
 _ASK = Path(__file__).with_name("ask_litert.py")
 
 
@@ -24,7 +25,11 @@ def predict(path: Path, table: Table) -> list[Placement]:
     operators = litert_graph.operators(path)
     return [
         Placement(
-            each.name, each.kind, each.module, tuple(map(str, each.inputs)), tuple(map(str, each.outputs))
+            each.name,
+            each.kind,
+            each.module.removeprefix(_WRAPPER),
+            tuple(map(str, each.inputs)),
+            tuple(map(str, each.outputs)),
         ).judged(found, table)
         for each, found in zip(operators, litert_graph.findings(operators, table), strict=True)
     ]

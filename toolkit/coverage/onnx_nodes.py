@@ -22,9 +22,12 @@ def load(path: Path) -> Any:
     except ImportError as error:
         raise missing_extra("onnx", "convert", "Holding an ONNX file against a rule table") from error
     try:
-        return onnx.load(str(path))
+        model = onnx.load(str(path))
     except Exception as error:  # protobuf's own classes
         raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
+    if not model.graph.node:  # what bytes of something else may be read as
+        raise InputError(f"{path} is no ONNX file that can be read: it has no node.")
+    return model
 
 
 def placed(graph: Graph, found: Sequence[Finding | str | None], table: Table) -> list[Placement]:
