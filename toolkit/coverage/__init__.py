@@ -72,12 +72,13 @@ class Placement:
 class Observed:
     """What a runtime did. `fallen` are the places of operators that it did not take, None if it gave no answer, which
     `reason` explains. It went no further than the place `until`, if that is given. `partitions` says how many parts it
-    made of the rest, None where it makes none."""
+    made of the rest, None where it makes none. Of `unseen` it does not show what became of them."""
 
     runtime: str
     fallen: frozenset[int] | None
     partitions: int | None = None
     until: int | None = None
+    unseen: frozenset[int] = frozenset()
     reason: str = ""
 
 

@@ -18,7 +18,15 @@ from typing import Any
 
 from toolkit.rules.observe_onnxruntime_qdq import optimized
 
-NO_DATA = ("Cast", "Constant", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+NO_DATA = (
+    "Cast",
+    "Constant",
+    "ConstantOfShape",
+    "Shape",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+)
 INSERTED = "InsertedPrecisionFreeCast_"
 
 

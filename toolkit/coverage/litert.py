@@ -48,8 +48,10 @@ def observe(path: Path, timeout_seconds: float) -> Observed:
     if isinstance(said, str):
         return Observed("XNNPACK", None, reason=said)
     taken = delegated(said["operators"], said["delegates"])
-    fallen = frozenset(range(len(said["operators"]))) - taken
-    return Observed(f"XNNPACK of ai-edge-litert {said['version']}", fallen, len(said["delegates"]))
+    rest = frozenset(range(len(said["operators"]))) - taken
+    unseen = rest & ending_in_variables(said["operators"])
+    runtime = f"XNNPACK of ai-edge-litert {said['version']}"
+    return Observed(runtime, rest - unseen, len(said["delegates"]), unseen=unseen)
 
 
 def delegated(operators: Sequence[Mapping[str, Any]], delegates: Sequence[Mapping[str, Any]]) -> frozenset[int]:
@@ -72,3 +74,19 @@ def delegated(operators: Sequence[Mapping[str, Any]], delegates: Sequence[Mappin
         if place not in taken and inner:
             taken.add(place)
     return frozenset(taken)
+
+
+def ending_in_variables(operators: Sequence[Mapping[str, Any]]) -> frozenset[int]:
+    """The places of operators that lead to nothing but variables: a delegate that takes them alone gives no tensor by
+    which that could be seen."""
+    found: set[int] = set()
+    readers: dict[int, list[int]] = {}
+    for place, each in enumerate(operators):
+        for name in each["inputs"]:
+            readers.setdefault(name, []).append(place)
+    for place in reversed(range(len(operators))):
+        behind = [reader for name in operators[place]["outputs"] for reader in readers.get(name, [])]
+        writes = operators[place]["operator"] == "ASSIGN_VARIABLE"
+        if writes or (behind and all(reader in found for reader in behind)):
+            found.add(place)
+    return frozenset(found)

@@ -14,7 +14,7 @@ from toolkit.tensorrt import preflight
 if TYPE_CHECKING:
     from toolkit.rules.table import Table
 
-_NOT_IMPORTED = "Invalid Node"  # what such an error begins with
+_NOT_IMPORTED = ("Invalid Node", "Assertion failed")  # what such an error begins with
 
 
 def predict(path: Path, table: Table) -> list[Placement]:

@@ -1,8 +1,9 @@
 """Which operators the installed ONNX Runtime's CPU provider runs in integers where a model has them between Q/DQ pairs.
 
-A graph of one operator is made for each: its inputs dequantized, and its output quantized (`qdq`) or not (`dq`). If the
-optimized graph still has something that reads what DequantizeLinear makes, the operator runs in float, and the pairs
-around it cost time.
+A graph of one operator is made for each: its inputs dequantized, and its output quantized (`qdq`) or not (`dq`); or
+with its output quantized and another node that reads each of its tensors (`shared`), which keeps the runtime from
+exchanging their format for another one. If the operator still reads what DequantizeLinear makes when the runtime is
+done with the graph, it runs in float, and the pairs around it cost time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from toolkit.errors import missing_extra
 DTYPES = {"int8": np.int8, "uint8": np.uint8}
 _OPSET, _IR_VERSION = 20, 10
 _IMAGE = (1, 4, 8, 8)
+_OTHER = "other"  # name of what else reads a tensor
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ _ONE = (
     "Identity", "LeakyRelu", "Log", "LogSoftmax", "Neg", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Sigmoid",
     "Softmax", "Softplus", "Sqrt", "Tanh", "Transpose",
 )  # fmt: skip
-_TWO = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
+_TWO = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum")
 _SAMPLES: dict[str, _Sample] = {
     **{name: _Sample() for name in _ONE},
     **{name: _Sample((_IMAGE, _IMAGE)) for name in _TWO},
@@ -73,7 +75,8 @@ _SAMPLES: dict[str, _Sample] = {
 
 
 def forms() -> dict[str, dict[str, list[str]]]:
-    """By operator, the number formats in which it runs in integers: `qdq` with its output quantized, `dq` without."""
+    """By operator, the number formats in which it runs in integers: `qdq` with its output quantized, `dq` without, and
+    `shared` with others that read its tensors."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -82,8 +85,8 @@ def forms() -> dict[str, dict[str, list[str]]]:
     found = {}
     for name, sample in _SAMPLES.items():
         found[name] = {
-            form: [dtype for dtype in DTYPES if _in_integers(_model(name, sample, dtype, form == "qdq"))]
-            for form in ("qdq", "dq")
+            form: [dtype for dtype in DTYPES if _in_integers(_model(name, sample, dtype, form))]
+            for form in ("qdq", "dq", "shared")
         }
     return found
 
@@ -113,11 +116,11 @@ def _in_integers(model: Any) -> bool:
         except Exception:  # the runtime has no class of its own for a model that it refuses
             return False
     made = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return not any(name in made for node in graph.node for name in node.input)
+    return not any(name in made for node in graph.node if node.name != _OTHER for name in node.input)
 
 
-def _model(name: str, sample: _Sample, dtype: str, output_quantized: bool) -> Any:
-    """x → Q → DQ → operator (→ Q → DQ) → y."""
+def _model(name: str, sample: _Sample, dtype: str, form: str) -> Any:
+    """x → Q → DQ → operator (→ Q → DQ) → y, in one of the forms."""
     from onnx import TensorProto, helper, numpy_helper
 
     kind = DTYPES[dtype]
@@ -152,13 +155,19 @@ def _model(name: str, sample: _Sample, dtype: str, output_quantized: bool) -> An
         read += ["", constant("scales", np.array([1, 1, 2, 2], np.float32))]
     if name == "Clip":
         read += [constant("low", np.float32(-1)), constant("high", np.float32(1))]
+    others = [f"x{place}_dq" for place in range(len(sample.inputs))] if form == "shared" else []
+    output_quantized = form != "dq"
     outputs = ["y", "second"] if name == "Split" else ["y"]
     computed = [f"{each}_float" if output_quantized else each for each in outputs]
     nodes.append(helper.make_node(name, read, computed, name="operator", **sample.attributes))
     if output_quantized:
         for each, source in zip(outputs, computed, strict=True):
             pair(each, source, each)
+    if form == "shared" and name != "ArgMax":
+        others += outputs
+    nodes += [helper.make_node("Erf", [each], [f"{each}_other"], name=_OTHER) for each in others]
     kinds = TensorProto.INT64 if name == "ArgMax" else TensorProto.FLOAT
     results = [helper.make_tensor_value_info(each, kinds, None) for each in outputs]
+    results += [helper.make_tensor_value_info(f"{each}_other", TensorProto.FLOAT, None) for each in others]
     graph = helper.make_graph(nodes, "one", given, results, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)

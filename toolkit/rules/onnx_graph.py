@@ -219,14 +219,17 @@ def data_types(node: Any, graph: Graph) -> dict[str, str]:
     """Element types of the inputs that share the first one's type parameter, by its name: the data, neither indices nor
     shapes."""
     schema = _schema(node, graph.opsets)
-    if schema is None or not node.input:
+    if not node.input:
         return {}
+    if schema is None:  # one of ONNX Runtime's own: nearly all of them call the type of their data T
+        known = graph.dtypes.get(node.input[0], "undefined")
+        return {"T": known} if node.domain == _FUSED_DOMAIN and known != "undefined" else {}
     formals = _formals(node, schema)
     # The first input of Where is its condition.
     parameter = formals[1 if node.op_type == "Where" else 0].type_str if formals else ""
     names = [name for name, formal in zip(node.input, formals, strict=True) if formal.type_str == parameter]
-    known = sorted({graph.dtypes[name] for name in names if graph.dtypes.get(name, "undefined") != "undefined"})
-    return {parameter: known[0]} if known else {}
+    dtypes = sorted({graph.dtypes[name] for name in names if graph.dtypes.get(name, "undefined") != "undefined"})
+    return {parameter: dtypes[0]} if dtypes else {}
 
 
 def _inputs(node: Any, graph: Graph) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 QDQ, CAST = "qdq", "cast"  # names of the rules
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-_NO_DATA = ("Cast", "Constant", "ConstantOfShape", _QUANTIZE, _DEQUANTIZE, "DynamicQuantizeLinear")
+_NO_DATA = ("Cast", "Constant", "ConstantOfShape", "Shape", _QUANTIZE, _DEQUANTIZE, "DynamicQuantizeLinear")
 _CUTS = ("Relu", "Clip")  # dropped where the range of what is quantized behind them is no wider
 
 
@@ -71,7 +71,7 @@ def _in_float(node: Any, graph: Graph, table: Table, wiring: _Wiring) -> Finding
         return _finding(
             node, f"{table.title} has no kernel for {node.op_type} in integers", "leave it out of quantization"
         )
-    reason = _not_fused(node, graph, rule, wiring)
+    reason = _not_fused(node, graph, rule, table, wiring)
     if reason is None:
         return None
     instead = "quantize what stands around it, or leave it out of quantization"
@@ -82,17 +82,15 @@ def _finding(node: Any, reason: str, instead: str) -> Finding:
     return Finding(node.name, node.op_type, QDQ, reason, instead)
 
 
-def _not_fused(node: Any, graph: Graph, rule: OperatorRule, wiring: _Wiring) -> str | None:
+def _not_fused(node: Any, graph: Graph, rule: OperatorRule, table: Table, wiring: _Wiring) -> str | None:
     """What keeps a node from a kernel in integers; None if nothing does."""
-    formats = set()
+    formats, quantized_inputs = set(), []
     for name in node.input:
         source = wiring.producers.get(name)
         if source is not None and source.op_type == _DEQUANTIZE:
             if source.input[0] not in graph.constants:
                 formats.add(graph.dtypes.get(source.input[0], ""))
-            pair = wiring.producers.get(source.input[0])
-            if pair is not None and pair.op_type == _QUANTIZE and _times_quantized(pair.input[0], wiring) > 1:
-                return f"its input {pair.input[0]} is quantized more than once"
+                quantized_inputs.append(source.input[0])
         elif name and name not in graph.constants and graph.dtypes.get(name, "fp32") == "fp32":
             return f"its input {name} is float"
     readers = [reader for name in node.output for reader in wiring.readers.get(name, [])]
@@ -100,21 +98,55 @@ def _not_fused(node: Any, graph: Graph, rule: OperatorRule, wiring: _Wiring) -> 
         behind = wiring.readers.get(readers[0].output[0], [])
         if len(behind) == 1 and behind[0] is not None and _is_within(readers[0], behind[0], graph):
             readers = behind
-    if len(readers) > 1 and any(_times_quantized(name, wiring) > 1 for name in node.output):
-        return "its output is quantized more than once"
     quantized = bool(readers) and all(reader is not None and reader.op_type == _QUANTIZE for reader in readers)
     known = rule.qdq if quantized else rule.dq
     if formats <= set(known or ()):
-        return None
+        return _kept(quantized_inputs, readers if quantized else [], graph, rule, table, wiring)
     if not quantized and rule.qdq and formats <= set(rule.qdq):
         other = next((reader.op_type for reader in readers if reader is not None and reader.op_type != _QUANTIZE), "")
         return f"its output goes to {other or 'the outside'}"
     return f"in {', '.join(known or ()) or 'no format'}, not in {', '.join(sorted(formats))}"
 
 
-def _times_quantized(name: str, wiring: _Wiring) -> int:
-    """How many QuantizeLinear read a tensor."""
-    return sum(reader is not None and reader.op_type == _QUANTIZE for reader in wiring.readers.get(name, []))
+def _kept(
+    inputs: list[str], outputs: list[Any], graph: Graph, rule: OperatorRule, table: Table, wiring: _Wiring
+) -> str | None:
+    """Whether a node is left in float because of formats that the runtime exchanges where one node alone reads a
+    tensor: its tensors end in two formats, or in one that it has no kernel for. `inputs` are those that are dequantized
+    for it, `outputs` the QuantizeLinear behind it."""
+    final: dict[str, str] = {}
+    for name in inputs:
+        pair = wiring.producers.get(name)
+        same = [pair] if pair is None or pair.op_type != _QUANTIZE else _equal(pair, wiring)
+        final[name] = _final(same, name, graph, table, wiring)
+    for quantize in outputs[:1]:
+        final[quantize.output[0]] = _final(_equal(quantize, wiring), quantize.output[0], graph, table, wiring)
+    kept = next((name for name, dtype in final.items() if dtype in table.exchanged), None)
+    if kept is None or (len(set(final.values())) == 1 and final[kept] in (rule.shared or ())):
+        return None
+    return f"{kept} stays {final[kept]}, for several nodes read it, where it wants {table.exchanged[final[kept]]}"
+
+
+def _equal(quantize: Any, wiring: _Wiring) -> list[Any]:
+    """A QuantizeLinear with those that do the same to the same tensor, which the runtime makes one."""
+    return [
+        reader
+        for reader in wiring.readers.get(quantize.input[0], [])
+        if reader is not None and reader.op_type == _QUANTIZE and len(reader.output) == len(quantize.output)
+    ]
+
+
+def _final(same: list[Any], name: str, graph: Graph, table: Table, wiring: _Wiring) -> str:
+    """The format in which a quantized tensor ends."""
+    dtype = graph.dtypes.get(name, "")
+    if dtype not in table.exchanged:
+        return dtype
+    readers = []
+    for each in [pair.output[0] for pair in same if pair is not None] or [name]:
+        for pair in wiring.readers.get(each, []):
+            dequantized = pair is not None and pair.op_type == _DEQUANTIZE
+            readers += wiring.readers.get(pair.output[0], []) if dequantized else [pair]
+    return table.exchanged[dtype] if len(readers) == 1 else dtype
 
 
 def _is_within(cut: Any, quantize: Any, graph: Graph) -> bool:
@@ -169,7 +201,8 @@ def _island(node: Any, graph: Graph, table: Table, wiring: _Wiring, cast: set[st
     tensors that those compute."""
     if node.op_type in _NO_DATA or not set(data_types(node, graph).values()) & set(table.casts):
         return None
-    before = [name for name in node.input if name in wiring.producers and graph.dtypes.get(name) in table.casts]
+    computed = [name for name in node.input if name in wiring.producers and name not in graph.constants]
+    before = [name for name in computed if graph.dtypes.get(name) in table.casts]
     behind = [reader for name in node.output for reader in wiring.readers.get(name, [])]
     if not before or not behind or any(name not in cast for name in before):
         return None

@@ -62,6 +62,7 @@ class OperatorRule(_Strict):
     composed: bool = Field(False, description="Has no kernel; runs as the operators of its ONNX definition")
     qdq: list[str] | None = Field(None, description="Formats in which it runs in integers between Q/DQ pairs")
     dq: list[str] | None = Field(None, description="The same where its output is not quantized")
+    shared: list[str] | None = Field(None, description="The same where it is, and other nodes read its tensors too")
     limits: list[str] = Field(default_factory=list, description="What must hold, for people")
     constraints: list[Constraint] = Field(default_factory=list, description="What must hold, to be checked")
 
@@ -113,6 +114,10 @@ class Table(_Strict):
     )
     casts: dict[str, str] = Field(
         default_factory=dict, description="Element types that are turned into another one where an operator lacks them"
+    )
+    exchanged: dict[str, str] = Field(
+        default_factory=dict,
+        description="Formats between Q/DQ pairs that become another one where a single node reads the tensor",
     )
     refused_domains: list[str] = Field(default_factory=list, description="Domains of which no operator is taken")
     constraints: list[Constraint] = Field(default_factory=list, description="What every node must keep to")
