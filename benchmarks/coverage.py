@@ -51,19 +51,43 @@ PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Apache-2.0",
         (
             "face_detection_short_range.tflite", "face_detection_full_range_sparse.tflite", "hand_landmark_full.tflite",
-            "pose_landmark_full.tflite", "selfie_segmentation.tflite",
+            "pose_landmark_full.tflite", "selfie_segmentation.tflite", "face_landmark.tflite", "iris_landmark.tflite",
+            "palm_detection_full.tflite", "pose_detection.tflite",
         ),
     ),
     "pymicro-wakeword==2.5.0": ("Apache-2.0", ("alexa.tflite", "okay_nabu.tflite")),
 }  # fmt: skip
-INSTALLED = ("light_squeezenet.onnx", "light_shufflenet.onnx", "light_densenet121.onnx")  # onnx/backend/test/data/light
+# onnx/backend/test/data/light
+INSTALLED = (
+    "light_squeezenet.onnx", "light_shufflenet.onnx", "light_densenet121.onnx", "light_inception_v1.onnx",
+    "light_resnet50.onnx",
+)  # fmt: skip
 # What onnxruntime's quantizer makes of graphs of others: how → which.
 QUANTIZED = {
-    "dynamic": ("paraphrase-MiniLM-L3-v2.onnx", "ch_PP-OCRv4_rec_infer.onnx", "model.onnx"),
-    "defaults": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", "light_squeezenet.onnx", "light_shufflenet.onnx"),
-    "symmetric": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", "light_squeezenet.onnx", "light_shufflenet.onnx"),
-    "fp16": ("paraphrase-MiniLM-L3-v2.onnx", "ch_PP-OCRv4_det_infer.onnx", "model.onnx"),
-}
+    "dynamic": (
+        "paraphrase-MiniLM-L3-v2.onnx", "ch_PP-OCRv4_rec_infer.onnx", "model.onnx",
+        "ch_ppocr_mobile_v2.0_cls_infer.onnx",
+    ),
+    "defaults": (
+        "ch_ppocr_mobile_v2.0_cls_infer.onnx", "light_squeezenet.onnx", "light_shufflenet.onnx",
+        "light_inception_v1.onnx", "light_resnet50.onnx", "ch_PP-OCRv4_det_infer.onnx",
+    ),
+    "symmetric": (
+        "ch_ppocr_mobile_v2.0_cls_infer.onnx", "light_squeezenet.onnx", "light_shufflenet.onnx",
+        "light_inception_v1.onnx", "light_resnet50.onnx", "ch_PP-OCRv4_det_infer.onnx",
+    ),
+    "fp16": (
+        "paraphrase-MiniLM-L3-v2.onnx", "ch_PP-OCRv4_det_infer.onnx", "model.onnx",
+        "ch_ppocr_mobile_v2.0_cls_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx",
+    ),
+}  # fmt: skip
+# Graphs that were added when the rules stood, and changed nothing in them.
+HELD_OUT = (
+    "light_inception_v1", "light_resnet50", "light_inception_v1, defaults", "light_inception_v1, symmetric",
+    "light_resnet50, defaults", "light_resnet50, symmetric", "ch_PP-OCRv4_det_infer, defaults",
+    "ch_PP-OCRv4_det_infer, symmetric", "ch_ppocr_mobile_v2.0_cls_infer, fp16", "ch_PP-OCRv4_rec_infer, fp16",
+    "ch_ppocr_mobile_v2.0_cls_infer, dynamic",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,10 @@ class Graph:
     origin: str
     path: Path
     third_party: bool
+
+    @property
+    def held_out(self) -> bool:
+        return self.name in HELD_OUT
 
 
 def others(cache: Path, folder: Path) -> Iterator[Graph]:
@@ -173,7 +201,7 @@ class _Noise:
         import onnx
 
         value = onnx.load(str(path)).graph.input[0]
-        shape = [d.dim_value if d.dim_value > 0 else (1, 3, 64, 256)[axis] for axis, d in
+        shape = [d.dim_value if d.dim_value > 0 else (1, 3, 64, 64)[axis] for axis, d in
                  enumerate(value.type.tensor_type.shape.dim)]  # fmt: skip
         generator = np.random.default_rng(0)
         self._batches = [{value.name: generator.random(shape, dtype=np.float32)} for _ in range(2)]
@@ -265,6 +293,7 @@ def compared(graph: Graph, table: rules.Table) -> dict[str, Any]:
         "graph": graph.name,
         "origin": graph.origin,
         "third_party": graph.third_party,
+        "held_out": graph.held_out,
         "table": table.name,
         "runtime": observed.runtime,
         "operators": len(predicted),
@@ -349,6 +378,7 @@ def main() -> None:
         name: {
             "all": totals([each for each in records if each["table"] == name]),
             "third_party": totals([each for each in records if each["table"] == name and each["third_party"]]),
+            "held_out": totals([each for each in records if each["table"] == name and each["held_out"]]),
         }
         for name in TABLES
     }

@@ -101,7 +101,7 @@ def _not_fused(node: Any, graph: Graph, rule: OperatorRule, table: Table, wiring
     quantized = bool(readers) and all(reader is not None and reader.op_type == _QUANTIZE for reader in readers)
     known = rule.qdq if quantized else rule.dq
     if formats <= set(known or ()):
-        return _kept(quantized_inputs, readers if quantized else [], graph, rule, table, wiring)
+        return _kept(quantized_inputs, readers, graph, rule, table, wiring) if quantized else None
     if not quantized and rule.qdq and formats <= set(rule.qdq):
         other = next((reader.op_type for reader in readers if reader is not None and reader.op_type != _QUANTIZE), "")
         return f"its output goes to {other or 'the outside'}"
