@@ -99,6 +99,8 @@ def _not_fused(node: Any, graph: Graph, rule: OperatorRule, table: Table, wiring
         if len(behind) == 1 and behind[0] is not None and _is_within(readers[0], behind[0], graph):
             readers = behind
     quantized = bool(readers) and all(reader is not None and reader.op_type == _QUANTIZE for reader in readers)
+    if not quantized and node.op_type == "Gemm" and node.input[2:3] and node.input[2] not in wiring.producers:
+        return "its bias is float, and its output is not quantized"
     known = rule.qdq if quantized else rule.dq
     if formats <= set(known or ()):
         return _kept(quantized_inputs, readers, graph, rule, table, wiring) if quantized else None
