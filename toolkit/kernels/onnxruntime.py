@@ -1,0 +1,173 @@
+"""Kernels as ONNX files: in float, in int8 as dynamic quantization (gemm) and Q/DQ (convolutions) lead to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.costs.work import PRODUCTS, WORKS, Work
+from toolkit.errors import missing_extra
+from toolkit.kernels import Kernel
+
+SUFFIX = ".onnx"
+DTYPES: dict[str, tuple[Work, ...]] = {
+    "fp32": tuple(work for work in WORKS if work != "view"),
+    "int8": tuple(work for work in PRODUCTS if work != "attention"),
+}
+_OPSET, _IR = 20, 10
+_FUSED = "com.microsoft"
+_KERNEL = {"convolution": 3, "depthwise": 3, "pointwise": 1}
+_SCALE = 0.05  # of quantized values
+
+
+def write(kernel: Kernel, path: Path, seed: int) -> None:
+    """Write a kernel as a graph with the inputs `x` and, where an operation takes two, `y`."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise missing_extra("onnx", "convert", "Calibrating onnxruntime") from error
+    graph = _Graph(np.random.default_rng(seed))
+    builders: dict[Work, Callable[[_Graph, Kernel], None]] = {
+        "gemm": _gemm, "attention": _attention, "convolution": _convolutions, "pointwise": _convolutions,
+        "depthwise": _convolutions, "elementwise": _sums, "activation": _activations,
+        "normalization": _normalizations, "copy": _copies,
+    }  # fmt: skip
+    builders[kernel.work](graph, kernel)
+    made = onnx.helper.make_graph(graph.nodes, kernel.name, graph.inputs, graph.outputs, graph.weights)
+    opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid(_FUSED, 1)]
+    onnx.save(onnx.helper.make_model(made, ir_version=_IR, opset_imports=opsets), str(path))
+
+
+class _Graph:
+    """A graph in the making."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self._generator = generator
+
+    def input(self, name: str, shape: tuple[int, ...]) -> str:
+        import onnx
+
+        self.inputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+        return name
+
+    def output(self, name: str) -> None:
+        import onnx
+
+        self.outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+
+    def weight(self, shape: tuple[int, ...], inputs: int) -> NDArray[np.float32]:
+        """Weights that keep values as large as they are."""
+        return (self._generator.standard_normal(shape) / np.sqrt(inputs)).astype(np.float32)
+
+    def constant(self, value: Any) -> str:
+        import onnx
+
+        name = f"c{len(self.weights)}"
+        self.weights.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(self, kind: str, inputs: list[str], domain: str = "", **attributes: Any) -> str:
+        import onnx
+
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [name], name, domain=domain, **attributes))
+        return name
+
+
+def _quantized(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
+    """Weights as int8 with one scale."""
+    scale = np.float32(np.abs(values).max() / 127)
+    return np.round(values / scale).astype(np.int8), scale
+
+
+def _gemm(graph: _Graph, kernel: Kernel) -> None:
+    rows, width, other = kernel.size
+    value = graph.input("x", (rows, width))
+    for number in range(kernel.repeats):
+        shape = (width, other) if number % 2 == 0 else (other, width)
+        weight = graph.weight(shape, shape[0])
+        if kernel.dtype == "int8":
+            small, scale = _quantized(weight)
+            constants = [small, np.array([scale]), np.zeros(1, np.int8)]
+            value = graph.add("DynamicQuantizeMatMul", [value, *map(graph.constant, constants)], _FUSED)
+        else:
+            value = graph.add("MatMul", [value, graph.constant(weight)])
+    graph.output(value)
+
+
+def _attention(graph: _Graph, kernel: Kernel) -> None:
+    heads, length, width = kernel.size
+    value = graph.input("x", (1, heads, length, width))
+    keys, values = graph.input("y", (1, heads, width, length)), graph.input("z", (1, heads, length, width))
+    for number in range(kernel.repeats):
+        value = graph.add("MatMul", [value, keys if number % 2 == 0 else values])
+    graph.output(value)
+
+
+def _convolutions(graph: _Graph, kernel: Kernel) -> None:
+    channels, side = kernel.size
+    extent = _KERNEL[kernel.work]
+    group = channels if kernel.work == "depthwise" else 1
+    reads = channels // group
+    value = graph.input("x", (1, channels, side, side))
+    integer = kernel.dtype == "int8"
+    if integer:
+        value = _requantized(graph, value)
+    for _ in range(kernel.repeats):
+        weight = graph.weight((channels, reads, extent, extent), reads * extent * extent)
+        if integer:
+            small, own = _quantized(weight)
+            inputs = [graph.constant(small), graph.constant(own), graph.constant(np.int8(0))]
+            wide = graph.add("DequantizeLinear", inputs)
+        else:
+            wide = graph.constant(weight)
+        pads = [extent // 2] * 4
+        value = graph.add("Conv", [value, wide], kernel_shape=[extent] * 2, pads=pads, group=group)
+        if integer:
+            value = _requantized(graph, value)
+    graph.output(value)
+
+
+def _requantized(graph: _Graph, value: str) -> str:
+    scale, zero = graph.constant(np.float32(_SCALE)), graph.constant(np.uint8(128))
+    return graph.add("DequantizeLinear", [graph.add("QuantizeLinear", [value, scale, zero]), scale, zero])
+
+
+def _sums(graph: _Graph, kernel: Kernel) -> None:
+    value, other = graph.input("x", kernel.size), graph.input("y", kernel.size)
+    for _ in range(kernel.repeats):
+        value = graph.add("Add", [value, other])
+    graph.output(value)
+
+
+def _activations(graph: _Graph, kernel: Kernel) -> None:
+    value = graph.input("x", kernel.size)
+    for _ in range(kernel.repeats):
+        value = graph.add("Gelu", [value])
+    graph.output(value)
+
+
+def _normalizations(graph: _Graph, kernel: Kernel) -> None:
+    value = graph.input("x", kernel.size)
+    ones = graph.constant(np.ones(kernel.size[-1], np.float32))
+    for number in range(kernel.repeats):
+        if number % 2 == 0:
+            value = graph.add("LayerNormalization", [value, ones, ones], axis=-1)
+        else:
+            value = graph.add("Softmax", [value], axis=-1)
+    graph.output(value)
+
+
+def _copies(graph: _Graph, kernel: Kernel) -> None:
+    """Transposes side by side: one behind the other would be made one."""
+    rows, width = kernel.size
+    for number in range(kernel.repeats):
+        graph.output(graph.add("Transpose", [graph.input(f"x{number}", (rows, width // 32, 32))], perm=[1, 0, 2]))
