@@ -54,6 +54,16 @@ class Operation:
         return asdict(self)
 
 
+def of_engine(path: Path, sizes: Mapping[str, int], engine: str) -> list[Operation]:
+    """The operations that an engine runs of a file; ONNX Runtime rewrites a graph when it loads it. Raises
+    InputError."""
+    if engine == "onnxruntime":
+        from toolkit.costs import onnx
+
+        return onnx.operations(path, sizes, rewritten=True)
+    return operations(path, sizes)
+
+
 class FormatCosts(Protocol):
     """What every format's file offers."""
 

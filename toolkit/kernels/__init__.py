@@ -2,9 +2,9 @@
 
     SUFFIX                              of the files that it writes
     DTYPES                              number format → the classes of work that are timed in it
-    write(kernel, path, seed) -> None   a model whose one signature or graph is the kernel, `repeats` times in a row
+    write(kernel, path, seed) -> Arrays a model that is the kernel, `repeats` times in a row; inputs to run it on
 
-`calibrate.py` times them and makes a target's calibration of it. Their costs are counted as those of any other file.
+`calibrate.py` times them, and makes a target's calibration of that. Their costs are counted as those of any other file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from toolkit.costs.work import Work
+from toolkit.engines import Arrays
 from toolkit.errors import InputError
 
 
@@ -42,7 +43,7 @@ class KernelModule(Protocol):
     SUFFIX: str
     DTYPES: dict[str, tuple[Work, ...]]
 
-    def write(self, kernel: Kernel, path: Path, seed: int) -> None: ...
+    def write(self, kernel: Kernel, path: Path, seed: int) -> Arrays: ...
 
 
 # Adding an engine: one file in this folder and one line here.

@@ -1,9 +1,9 @@
-"""Kernels as LiteRT files: in float, in int8 as dynamic quantization (gemm) and full quantization (convolutions) lead to
-them. The flatbuffers are written table by table, which needs no converter."""
+"""Kernels as LiteRT files: in float, in int8 as dynamic quantization (gemm) and full quantization (convolutions) lead
+to them. The flatbuffers are written table by table, which needs no converter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.costs.work import PRODUCTS, WORKS, Work
+from toolkit.engines import Arrays
+from toolkit.engines.litert import signature_name
 from toolkit.errors import missing_extra
 from toolkit.kernels import Kernel
 
@@ -24,8 +26,8 @@ _EXTENT = {"convolution": 3, "depthwise": 3, "pointwise": 1}
 _SCHEMA_VERSION = 3
 
 
-def write(kernel: Kernel, path: Path, seed: int) -> None:
-    """Write a kernel as a graph with the inputs `x` and, where an operation takes two, `y`; signature `serve`."""
+def write(kernel: Kernel, path: Path, seed: int) -> Arrays:
+    """Write a kernel as a graph with one signature; inputs for it."""
     try:
         import ai_edge_litert  # noqa: F401
     except ImportError as error:
@@ -38,6 +40,7 @@ def write(kernel: Kernel, path: Path, seed: int) -> None:
     }  # fmt: skip
     builders[kernel.work](graph, kernel)
     path.write_bytes(graph.packed())
+    return graph.arrays
 
 
 class _Graph:
@@ -52,6 +55,7 @@ class _Graph:
         self._graph.name, self._graph.tensors, self._graph.operators = b"main", [], []
         self._graph.inputs, self._graph.outputs = [], []
         self._buffers = [schema.BufferT()]
+        self.arrays: Arrays = {}
         self._codes: dict[tuple[int, int], int] = {}
 
     def tensor(
@@ -82,6 +86,9 @@ class _Graph:
 
     def input(self, shape: Sequence[int], kind: str = "FLOAT32", scale: float | None = None) -> int:
         self._graph.inputs.append(self.tensor(shape, kind, scale=scale))
+        values = self._generator.standard_normal(tuple(shape))
+        name = f"x{len(self.arrays)}"
+        self.arrays[name] = (values / scale).astype(np.int8) if scale else values.astype(np.float32)
         return int(self._graph.inputs[-1])
 
     def output(self, tensor: int) -> None:
@@ -89,7 +96,10 @@ class _Graph:
 
     def weight(self, shape: Sequence[int], inputs: int) -> NDArray[np.float32]:
         """Weights that keep values as large as they are."""
-        return (self._generator.standard_normal(tuple(shape)) / np.sqrt(inputs)).astype(np.float32)
+        values: NDArray[np.float32] = (self._generator.standard_normal(tuple(shape)) / np.sqrt(inputs)).astype(
+            np.float32
+        )
+        return values
 
     def add(self, kind: str, version: int, inputs: Sequence[int], output: int, options: Any = None) -> int:
         """An operator; its output."""
@@ -106,7 +116,7 @@ class _Graph:
 
     def packed(self) -> bytes:
         """The model as a file's content."""
-        import flatbuffers
+        import flatbuffers  # type: ignore[import-untyped]
 
         model = self.schema.ModelT()
         model.version, model.description = _SCHEMA_VERSION, b"kernel"
@@ -116,19 +126,19 @@ class _Graph:
             code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
             model.operatorCodes.append(code)
         signature = self.schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = b"serve", 0
-        signature.inputs = self._named("xyz" if len(self._graph.inputs) < 4 else None, self._graph.inputs)
-        signature.outputs = self._named(None, self._graph.outputs)
+        signature.signatureKey, signature.subgraphIndex = signature_name(None).encode(), 0
+        signature.inputs = self._named(self.arrays, self._graph.inputs)
+        signature.outputs = self._named([f"y{place}" for place in range(len(self._graph.outputs))], self._graph.outputs)
         model.signatureDefs = [signature]
         builder = flatbuffers.Builder(1 << 16)
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
-    def _named(self, letters: str | None, tensors: Sequence[int]) -> list[Any]:
+    def _named(self, names: Iterable[str], tensors: Sequence[int]) -> list[Any]:
         found = []
-        for place, tensor in enumerate(tensors):
+        for name, tensor in zip(names, tensors, strict=True):
             entry = self.schema.TensorMapT()
-            entry.name, entry.tensorIndex = (letters[place] if letters else f"t{place}").encode(), tensor
+            entry.name, entry.tensorIndex = name.encode(), tensor
             found.append(entry)
         return found
 
@@ -194,7 +204,9 @@ def _convolutions(graph: _Graph, kernel: Kernel) -> None:
             held = graph.tensor(weight.shape, data=weight)
             bias = graph.tensor((channels,), data=np.zeros(channels, np.float32))
         name = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
-        value = graph.add(name, 3 if integer else 1, [value, held, bias], graph.tensor(shape, kind, scale=scale), options)
+        value = graph.add(
+            name, 3 if integer else 1, [value, held, bias], graph.tensor(shape, kind, scale=scale), options
+        )
     graph.output(value)
 
 
@@ -225,7 +237,8 @@ def _copies(graph: _Graph, kernel: Kernel) -> None:
     rows, width = kernel.size
     heads = width // 32
     order = graph.tensor((3,), "INT32", np.array([1, 0, 2], np.int32))
-    for _ in range(kernel.repeats):
-        value = graph.input((rows, heads, 32))
-        made = graph.tensor((heads, rows, 32))
-        graph.output(graph.add("TRANSPOSE", 1, [value, order], made, graph.schema.TransposeOptionsT()))
+    value = graph.input((rows, heads, 32))
+    for number in range(kernel.repeats):
+        made = graph.tensor((heads, rows, 32) if number % 2 == 0 else (rows, heads, 32))
+        value = graph.add("TRANSPOSE", 1, [value, order], made, graph.schema.TransposeOptionsT())
+    graph.output(value)

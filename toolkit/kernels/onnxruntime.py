@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.costs.work import PRODUCTS, WORKS, Work
+from toolkit.engines import Arrays
 from toolkit.errors import missing_extra
 from toolkit.kernels import Kernel
 
@@ -24,8 +25,8 @@ _KERNEL = {"convolution": 3, "depthwise": 3, "pointwise": 1}
 _SCALE = 0.05  # of quantized values
 
 
-def write(kernel: Kernel, path: Path, seed: int) -> None:
-    """Write a kernel as a graph with the inputs `x` and, where an operation takes two, `y`."""
+def write(kernel: Kernel, path: Path, seed: int) -> Arrays:
+    """Write a kernel as a graph; inputs for it."""
     try:
         import onnx
     except ImportError as error:
@@ -40,6 +41,7 @@ def write(kernel: Kernel, path: Path, seed: int) -> None:
     made = onnx.helper.make_graph(graph.nodes, kernel.name, graph.inputs, graph.outputs, graph.weights)
     opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid(_FUSED, 1)]
     onnx.save(onnx.helper.make_model(made, ir_version=_IR, opset_imports=opsets), str(path))
+    return graph.arrays
 
 
 class _Graph:
@@ -50,12 +52,14 @@ class _Graph:
         self.weights: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
+        self.arrays: Arrays = {}
         self._generator = generator
 
     def input(self, name: str, shape: tuple[int, ...]) -> str:
         import onnx
 
         self.inputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+        self.arrays[name] = self._generator.standard_normal(shape).astype(np.float32)
         return name
 
     def output(self, name: str) -> None:
@@ -65,7 +69,8 @@ class _Graph:
 
     def weight(self, shape: tuple[int, ...], inputs: int) -> NDArray[np.float32]:
         """Weights that keep values as large as they are."""
-        return (self._generator.standard_normal(shape) / np.sqrt(inputs)).astype(np.float32)
+        values: NDArray[np.float32] = (self._generator.standard_normal(shape) / np.sqrt(inputs)).astype(np.float32)
+        return values
 
     def constant(self, value: Any) -> str:
         import onnx

@@ -1,0 +1,99 @@
+"""Timing the kernels of an engine on this machine: a target's calibration."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from toolkit import costs, engines, kernels
+from toolkit.kernels import Kernel
+from toolkit.target import Calibration, KernelTime
+
+ROUNDS = 5
+_WARM_UP = 3
+_LEAST_RUNS = 7
+_LEAST_SECONDS = 0.01  # of one kernel in one round
+
+Progress = Callable[[int, int], None]
+
+
+def measure(
+    engine: str, threads: int, seed: int, progress: Progress = lambda done, total: None
+) -> tuple[Calibration, float]:
+    """The calibration of an engine with a number of threads, and how much rounds differed: the median over kernels of
+    the slowest round's time by the fastest's.
+
+    Every round loads all kernels anew, one after the other in another order, so that a change of the machine's speed
+    hits no class of them alone. Raises MissingDependencyError without the engine.
+    """
+    module = kernels.get(engine)
+    runtime = engines.get(engine)
+    wanted = kernels.of_engine(engine)
+    generator = np.random.default_rng(seed)
+    times: dict[Kernel, list[float]] = {kernel: [] for kernel in wanted}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kernel: Path(folder) / f"{kernel.name}{module.SUFFIX}" for kernel in wanted}
+        inputs = {kernel: module.write(kernel, path, seed) for kernel, path in files.items()}
+        for done in range(ROUNDS):
+            for place, number in enumerate(generator.permutation(len(wanted))):
+                kernel = wanted[int(number)]
+                loaded = runtime.load(files[kernel], threads)
+                times[kernel].append(median_seconds(loaded, inputs[kernel]))
+                loaded.close()
+                progress(done * len(wanted) + place + 1, ROUNDS * len(wanted))
+        counted = {kernel: costs.operations(path, {}) for kernel, path in files.items()}
+    seconds = {kernel: statistics.median(found) for kernel, found in times.items()}
+    many, few = kernels.LAUNCHES
+    operator = max(0.0, (seconds[many] - seconds[few]) / (many.repeats - few.repeats))
+    call = max(0.0, seconds[few] - few.repeats * operator)
+    calibration = Calibration(
+        engine=engine,
+        version=runtime.version(),
+        threads=threads,
+        operator_us=_rounded(operator * 1e6),
+        call_us=_rounded(call * 1e6),
+        kernels=list(_times(seconds, counted, call)),
+    )
+    return calibration, statistics.median(max(found) / min(found) for found in times.values())
+
+
+def median_seconds(engine: engines.Engine, inputs: engines.Arrays) -> float:
+    """The median time of an inference once the engine is warm."""
+    for _ in range(_WARM_UP):
+        engine.run(inputs)
+    found: list[float] = []
+    while len(found) < _LEAST_RUNS or sum(found) < _LEAST_SECONDS:
+        started = time.perf_counter()
+        engine.run(inputs)
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def _times(
+    seconds: dict[Kernel, float], counted: dict[Kernel, list[costs.Operation]], call: float
+) -> Iterator[KernelTime]:
+    """Per operation, without what an inference costs beside them."""
+    for kernel, took in seconds.items():
+        if kernel in kernels.LAUNCHES:
+            continue
+        own = [each for each in counted[kernel] if each.work == kernel.work and each.runs]
+        each = max(took - call, took / 10) / kernel.repeats
+        yield KernelTime(
+            work=kernel.work,
+            precision=kernel.dtype,
+            multiply_adds=round(statistics.mean(one.multiply_adds for one in own)),
+            weight_bytes=round(statistics.mean(one.weight_bytes for one in own)),
+            activation_bytes=round(statistics.mean(one.activation_bytes for one in own)),
+            repeats=kernel.repeats,
+            time_us=_rounded(each * 1e6),
+        )
+
+
+def _rounded(value: float) -> float:
+    """Four digits are more than a measurement has."""
+    return float(f"{value:.4g}")
