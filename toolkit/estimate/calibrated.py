@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 from toolkit.costs import Operation
@@ -25,12 +26,14 @@ class Calibrated:
         self._launch = calibration.operator_us * 1e-6
         self.call = _interval(calibration.call_us * 1e-6)
         self._bandwidth = self._of_reads(weights)
+        views = [kernel.time_us * 1e-6 for kernel in calibration.kernels if kernel.work == "view"]
+        self._view = statistics.median(views) if views else self._launch
 
     def seconds(self, operation: Operation) -> Seconds:
         if not operation.runs:
             return NOTHING
         if operation.work == "view":
-            return _interval(self._launch * operation.runs)
+            return _interval(self._view * operation.runs)
         if operation.work in PRODUCTS:
             work = self._products(operation)
             if self._bandwidth:
@@ -55,19 +58,27 @@ class Calibrated:
         return operation.multiply_adds / self._rate(kernels, at, place, lambda kernel: kernel.multiply_adds)
 
     def _moved(self, operation: Operation) -> float:
-        """At the rate of measured operations of its class that move as many bytes. Those on integers take as long as
-        on as many floats."""
-        wide = 4 if operation.dtype == "int8" else 1
+        """At the rate of measured operations of its type or class that move as many bytes. Where none was on integers,
+        they are taken to take as long as on as many floats."""
+        kernels = self._like(operation)
+        wide = 4 if operation.dtype == "int8" and kernels[0].precision != "int8" else 1
         count = operation.bytes * wide
         if not count:
             return 0.0
         at = (math.log(count / operation.runs),)
-        kernels = self._like(operation)
         return count / self._rate(kernels, at, lambda kernel: (math.log(_moved_bytes(kernel)),), _moved_bytes)
 
     def _like(self, operation: Operation) -> list[KernelTime]:
-        """The kernels of its class in its number format, or else in float; of the nearest class that was measured."""
+        """The kernels of its own type; or else of its class; in its number format, or else in float; of the nearest
+        class that was measured."""
         every = self._calibration.kernels
+        same = [
+            kernel
+            for kernel in every
+            if (kernel.kind, kernel.work, kernel.precision) == (operation.kind, operation.work, operation.dtype)
+        ]
+        if same:
+            return same
         for work in (operation.work, "gemm" if operation.work in PRODUCTS else "elementwise"):
             for precision in (operation.dtype, "fp32"):
                 found = [kernel for kernel in every if (kernel.work, kernel.precision) == (work, precision)]

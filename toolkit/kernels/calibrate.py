@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def measure(
                 times[kernel].append(median_seconds(loaded, inputs[kernel]))
                 loaded.close()
                 progress(done * len(wanted) + place + 1, ROUNDS * len(wanted))
-        counted = {kernel: costs.operations(path, {}) for kernel, path in files.items()}
+        counted = {kernel: costs.of_engine(path, {}, engine) for kernel, path in files.items()}
     seconds = {kernel: statistics.median(found) for kernel, found in times.items()}
-    many, few = kernels.LAUNCHES
+    many, few = launches = kernels.launches(engine)
     operator = max(0.0, (seconds[many] - seconds[few]) / (many.repeats - few.repeats))
     call = max(0.0, seconds[few] - few.repeats * operator)
     calibration = Calibration(
@@ -57,7 +58,7 @@ def measure(
         threads=threads,
         operator_us=_rounded(operator * 1e6),
         call_us=_rounded(call * 1e6),
-        kernels=list(_times(seconds, counted, call)),
+        kernels=list(_times({k: took for k, took in seconds.items() if k not in launches}, counted, call)),
     )
     return calibration, statistics.median(max(found) / min(found) for found in times.values())
 
@@ -79,12 +80,13 @@ def _times(
 ) -> Iterator[KernelTime]:
     """Per operation, without what an inference costs beside them."""
     for kernel, took in seconds.items():
-        if kernel in kernels.LAUNCHES:
-            continue
-        own = [each for each in counted[kernel] if each.work == kernel.work and each.runs]
+        kinds = Counter(each.kind for each in counted[kernel] if each.work == kernel.work and each.runs)
+        kind = kinds.most_common(1)[0][0]  # what the engine makes of it; at the ends it may quantize
+        own = [each for each in counted[kernel] if each.kind == kind]
         each = max(took - call, took / 10) / kernel.repeats
         yield KernelTime(
             work=kernel.work,
+            kind=kind,
             precision=kernel.dtype,
             multiply_adds=round(statistics.mean(one.multiply_adds for one in own)),
             weight_bytes=round(statistics.mean(one.weight_bytes for one in own)),

@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.costs.work import PRODUCTS, WORKS, Work
+from toolkit.costs.work import Work
 from toolkit.engines import Arrays
 from toolkit.engines.litert import signature_name
 from toolkit.errors import missing_extra
 from toolkit.kernels import Kernel
 
 SUFFIX = ".tflite"
-DTYPES: dict[str, tuple[Work, ...]] = {
-    "fp32": tuple(work for work in WORKS if work != "view"),
-    "int8": tuple(work for work in PRODUCTS if work != "attention"),
-}
+KINDS: dict[Work, tuple[str, ...]] = {
+    "gemm": ("FULLY_CONNECTED",), "attention": ("BATCH_MATMUL",), "convolution": ("CONV_2D",),
+    "pointwise": ("CONV_2D",), "depthwise": ("DEPTHWISE_CONV_2D",), "elementwise": ("ADD", "MUL"),
+    "activation": ("GELU", "TANH"), "normalization": ("SOFTMAX", "MEAN"), "copy": ("TRANSPOSE",),
+    "view": ("RESHAPE",),
+}  # fmt: skip
+INTEGER_KINDS: dict[Work, tuple[str, ...]] = {
+    "gemm": ("FULLY_CONNECTED",), "convolution": ("CONV_2D",), "pointwise": ("CONV_2D",),
+    "depthwise": ("DEPTHWISE_CONV_2D",), "elementwise": ("ADD",),
+}  # fmt: skip
 _SCALE = 0.05  # of quantized values
 _EXTENT = {"convolution": 3, "depthwise": 3, "pointwise": 1}
 _SCHEMA_VERSION = 3
@@ -35,10 +41,9 @@ def write(kernel: Kernel, path: Path, seed: int) -> Arrays:
     graph = _Graph(np.random.default_rng(seed))
     builders: dict[Work, Callable[[_Graph, Kernel], None]] = {
         "gemm": _gemm, "attention": _attention, "convolution": _convolutions, "pointwise": _convolutions,
-        "depthwise": _convolutions, "elementwise": _sums, "activation": _activations,
-        "normalization": _normalizations, "copy": _copies,
+        "depthwise": _convolutions,
     }  # fmt: skip
-    builders[kernel.work](graph, kernel)
+    builders.get(kernel.work, _between)(graph, kernel)
     path.write_bytes(graph.packed())
     return graph.arrays
 
@@ -162,7 +167,7 @@ def _gemm(graph: _Graph, kernel: Kernel) -> None:
             held, version = graph.tensor(small.shape, "INT8", small, scale), 12
         else:
             held, version = graph.tensor(weight.shape, data=weight), 1
-        value = graph.add("FULLY_CONNECTED", version, [value, held, -1], graph.tensor((rows, outputs)), options)
+        value = graph.add(kernel.kind, version, [value, held, -1], graph.tensor((rows, outputs)), options)
     graph.output(value)
 
 
@@ -174,7 +179,7 @@ def _attention(graph: _Graph, kernel: Kernel) -> None:
     for number in range(kernel.repeats):
         even = number % 2 == 0
         made = graph.tensor((1, heads, length, length if even else width))
-        value = graph.add("BATCH_MATMUL", 1, [value, keys if even else values], made, options)
+        value = graph.add(kernel.kind, 1, [value, keys if even else values], made, options)
     graph.output(value)
 
 
@@ -203,42 +208,52 @@ def _convolutions(graph: _Graph, kernel: Kernel) -> None:
         else:
             held = graph.tensor(weight.shape, data=weight)
             bias = graph.tensor((channels,), data=np.zeros(channels, np.float32))
-        name = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
         value = graph.add(
-            name, 3 if integer else 1, [value, held, bias], graph.tensor(shape, kind, scale=scale), options
+            kernel.kind, 3 if integer else 1, [value, held, bias], graph.tensor(shape, kind, scale=scale), options
         )
     graph.output(value)
 
 
-def _sums(graph: _Graph, kernel: Kernel) -> None:
-    value, other = graph.input(kernel.size), graph.input(kernel.size)
-    for _ in range(kernel.repeats):
-        value = graph.add("ADD", 1, [value, other], graph.tensor(kernel.size), graph.schema.AddOptionsT())
-    graph.output(value)
-
-
-def _activations(graph: _Graph, kernel: Kernel) -> None:
-    value = graph.input(kernel.size)
-    for _ in range(kernel.repeats):
-        value = graph.add("GELU", 1, [value], graph.tensor(kernel.size), graph.schema.GeluOptionsT())
-    graph.output(value)
-
-
-def _normalizations(graph: _Graph, kernel: Kernel) -> None:
-    value = graph.input(kernel.size)
-    options = graph.schema.SoftmaxOptionsT()
-    options.beta = 1.0
-    for _ in range(kernel.repeats):
-        value = graph.add("SOFTMAX", 1, [value], graph.tensor(kernel.size), options)
-    graph.output(value)
-
-
-def _copies(graph: _Graph, kernel: Kernel) -> None:
+def _between(graph: _Graph, kernel: Kernel) -> None:
+    """What stands between products, on float[rows, width]."""
     rows, width = kernel.size
-    heads = width // 32
-    order = graph.tensor((3,), "INT32", np.array([1, 0, 2], np.int32))
-    value = graph.input((rows, heads, 32))
+    integer = kernel.dtype == "int8"
+    kind, scale = ("INT8", _SCALE) if integer else ("FLOAT32", None)
+    shape: tuple[int, ...] = (rows, width // 32, 32) if kernel.kind == "TRANSPOSE" else (rows, width)
+    value = graph.input(shape, kind, scale)
+    options: Any = None
+    seconds: list[int] = []
+    if kernel.kind in ("ADD", "MUL"):
+        options = graph.schema.AddOptionsT() if kernel.kind == "ADD" else graph.schema.MulOptionsT()
+        seconds = [graph.input(shape, kind, scale)]
+    elif kernel.kind == "SOFTMAX":
+        options = graph.schema.SoftmaxOptionsT()
+        options.beta = 1.0
+    elif kernel.kind == "MEAN":
+        options = graph.schema.ReducerOptionsT()
+        options.keepDims = True
+        seconds = [graph.tensor((1,), "INT32", np.array([1], np.int32))]
+    elif kernel.kind == "GELU":
+        options = graph.schema.GeluOptionsT()
+    elif kernel.kind == "TRANSPOSE":
+        options = graph.schema.TransposeOptionsT()
+        seconds = [graph.tensor((3,), "INT32", np.array([1, 0, 2], np.int32))]
+    elif kernel.kind == "RESHAPE":
+        options = graph.schema.ReshapeOptionsT()
+    version = 2 if integer else 1
+    first = value
     for number in range(kernel.repeats):
-        made = graph.tensor((heads, rows, 32) if number % 2 == 0 else (rows, heads, 32))
-        value = graph.add("TRANSPOSE", 1, [value, order], made, graph.schema.TransposeOptionsT())
-    graph.output(value)
+        if kernel.kind == "TRANSPOSE":
+            shape = (shape[1], shape[0], shape[2])
+        elif kernel.kind == "RESHAPE":
+            shape = shape[::-1]
+            options = graph.schema.ReshapeOptionsT()
+            options.newShape = list(shape)
+            seconds = [graph.tensor((2,), "INT32", np.array(shape, np.int32))]
+        if kernel.kind == "MEAN":  # side by side, for what comes out is narrow
+            value = first if number == 0 else graph.input(shape)
+            graph.output(graph.add(kernel.kind, version, [value, *seconds], graph.tensor((rows, 1)), options))
+        else:
+            value = graph.add(kernel.kind, version, [value, *seconds], graph.tensor(shape, kind, scale=scale), options)
+    if kernel.kind != "MEAN":
+        graph.output(value)

@@ -9,16 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.costs.work import PRODUCTS, WORKS, Work
+from toolkit.costs.work import Work
 from toolkit.engines import Arrays
 from toolkit.errors import missing_extra
 from toolkit.kernels import Kernel
 
 SUFFIX = ".onnx"
-DTYPES: dict[str, tuple[Work, ...]] = {
-    "fp32": tuple(work for work in WORKS if work != "view"),
-    "int8": tuple(work for work in PRODUCTS if work != "attention"),
-}
+KINDS: dict[Work, tuple[str, ...]] = {
+    "gemm": ("MatMul",), "attention": ("MatMul",), "convolution": ("Conv",), "pointwise": ("Conv",),
+    "depthwise": ("Conv",), "elementwise": ("Add", "Mul", "Where"), "activation": ("Gelu", "BiasGelu", "Tanh"),
+    "normalization": ("LayerNormalization", "SkipLayerNormalization", "Softmax"), "copy": ("Transpose", "Split"),
+    "view": ("Reshape",),
+}  # fmt: skip
+INTEGER_KINDS: dict[Work, tuple[str, ...]] = {
+    "gemm": ("DynamicQuantizeMatMul",), "convolution": ("Conv",), "pointwise": ("Conv",), "depthwise": ("Conv",),
+    "elementwise": ("Add",),
+}  # fmt: skip
 _OPSET, _IR = 20, 10
 _FUSED = "com.microsoft"
 _KERNEL = {"convolution": 3, "depthwise": 3, "pointwise": 1}
@@ -34,10 +40,9 @@ def write(kernel: Kernel, path: Path, seed: int) -> Arrays:
     graph = _Graph(np.random.default_rng(seed))
     builders: dict[Work, Callable[[_Graph, Kernel], None]] = {
         "gemm": _gemm, "attention": _attention, "convolution": _convolutions, "pointwise": _convolutions,
-        "depthwise": _convolutions, "elementwise": _sums, "activation": _activations,
-        "normalization": _normalizations, "copy": _copies,
+        "depthwise": _convolutions,
     }  # fmt: skip
-    builders[kernel.work](graph, kernel)
+    builders.get(kernel.work, _between)(graph, kernel)
     made = onnx.helper.make_graph(graph.nodes, kernel.name, graph.inputs, graph.outputs, graph.weights)
     opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid(_FUSED, 1)]
     onnx.save(onnx.helper.make_model(made, ir_version=_IR, opset_imports=opsets), str(path))
@@ -62,6 +67,14 @@ class _Graph:
         self.arrays[name] = self._generator.standard_normal(shape).astype(np.float32)
         return name
 
+    def shape_of(self, name: str, shape: tuple[int, ...]) -> str:
+        """An input that holds a shape."""
+        import onnx
+
+        self.inputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [len(shape)]))
+        self.arrays[name] = np.array(shape)
+        return name
+
     def output(self, name: str) -> None:
         import onnx
 
@@ -80,11 +93,14 @@ class _Graph:
         return name
 
     def add(self, kind: str, inputs: list[str], domain: str = "", **attributes: Any) -> str:
+        return self.add_several(kind, inputs, 1, domain, **attributes)[0]
+
+    def add_several(self, kind: str, inputs: list[str], outputs: int, domain: str = "", **attributes: Any) -> list[str]:
         import onnx
 
-        name = f"t{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(kind, inputs, [name], name, domain=domain, **attributes))
-        return name
+        names = [f"t{len(self.nodes)}_{place}" for place in range(outputs)]
+        self.nodes.append(onnx.helper.make_node(kind, inputs, names, names[0], domain=domain, **attributes))
+        return names
 
 
 def _quantized(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
@@ -146,33 +162,48 @@ def _requantized(graph: _Graph, value: str) -> str:
     return graph.add("DequantizeLinear", [graph.add("QuantizeLinear", [value, scale, zero]), scale, zero])
 
 
-def _sums(graph: _Graph, kernel: Kernel) -> None:
-    value, other = graph.input("x", kernel.size), graph.input("y", kernel.size)
-    for _ in range(kernel.repeats):
-        value = graph.add("Add", [value, other])
-    graph.output(value)
-
-
-def _activations(graph: _Graph, kernel: Kernel) -> None:
-    value = graph.input("x", kernel.size)
-    for _ in range(kernel.repeats):
-        value = graph.add("Gelu", [value])
-    graph.output(value)
-
-
-def _normalizations(graph: _Graph, kernel: Kernel) -> None:
-    value = graph.input("x", kernel.size)
-    ones = graph.constant(np.ones(kernel.size[-1], np.float32))
+def _between(graph: _Graph, kernel: Kernel) -> None:
+    """What stands between products, on float[rows, width]."""
+    rows, width = kernel.size
+    if kernel.kind in ("Transpose", "Split"):
+        _copies(graph, kernel)
+        return
+    value = graph.input("x", (rows, width))
+    ones, bias = graph.constant(np.ones(width, np.float32)), graph.constant(np.full(width, 0.1, np.float32))
+    if kernel.kind in ("Mul", "SkipLayerNormalization") or kernel.dtype == "int8":
+        other = graph.input("y", (rows, width))
+    if kernel.dtype == "int8":
+        value, other = _requantized(graph, value), _requantized(graph, other)
+    if kernel.kind == "Reshape":  # to shapes that are not known when the file is loaded
+        shapes = [graph.shape_of("a", (width, rows)), graph.shape_of("b", (rows, width))]
     for number in range(kernel.repeats):
-        if number % 2 == 0:
-            value = graph.add("LayerNormalization", [value, ones, ones], axis=-1)
+        if kernel.kind == "Reshape":
+            value = graph.add("Reshape", [value, shapes[number % 2]])
+        elif kernel.kind == "LayerNormalization":
+            value = graph.add(kernel.kind, [value, ones, ones], axis=-1)
+        elif kernel.kind == "SkipLayerNormalization":
+            value = graph.add(kernel.kind, [value, other, ones, bias], _FUSED, epsilon=1e-6)
+        elif kernel.kind == "BiasGelu":
+            value = graph.add(kernel.kind, [value, bias], _FUSED)
+        elif kernel.kind == "Where":
+            chosen = graph.constant(np.arange(width) % 2 == 0)
+            value = graph.add(kernel.kind, [chosen, value, bias])
+        elif kernel.dtype == "int8":
+            value = _requantized(graph, graph.add(kernel.kind, [value, other]))
+        elif kernel.kind in ("Add", "Mul"):  # most sums add a bias, most products scale
+            value = graph.add(kernel.kind, [value, bias if kernel.kind == "Add" else other])
         else:
-            value = graph.add("Softmax", [value], axis=-1)
+            value = graph.add(kernel.kind, [value])
     graph.output(value)
 
 
 def _copies(graph: _Graph, kernel: Kernel) -> None:
-    """Transposes side by side: one behind the other would be made one."""
+    """Copies side by side: one behind the other would be made one."""
     rows, width = kernel.size
     for number in range(kernel.repeats):
-        graph.output(graph.add("Transpose", [graph.input(f"x{number}", (rows, width // 32, 32))], perm=[1, 0, 2]))
+        value = graph.input(f"x{number}", (rows, width // 32, 32))
+        if kernel.kind == "Transpose":
+            graph.output(graph.add("Transpose", [value], perm=[1, 0, 2]))
+        else:
+            for part in graph.add_several("Split", [value], 2, axis=1, num_outputs=2):
+                graph.output(part)

@@ -10,12 +10,13 @@ from toolkit.costs.work import Work
 
 
 class KernelTime(BaseModel):
-    """The time of one operation of a class, in the median over rounds. It stood `repeats` times in a row in a file,
-    each with weights of its own."""
+    """The time of one operation, of a type (`kind`) in the engine's words, in the median over rounds. It stood
+    `repeats` times in a row in a file, each with weights of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     work: Work
+    kind: str = Field(min_length=1)
     precision: Literal["fp32", "int8"]
     multiply_adds: NonNegativeInt
     weight_bytes: NonNegativeInt
