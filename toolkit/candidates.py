@@ -33,8 +33,9 @@ from toolkit.tensorrt import rungs
 
 PARITY_EXAMPLES = 256
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
-# Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
-_ESTIMATE_MARGIN = 1.15
+# Two engines' files of one model have different operators, so their estimates differ by up to a quarter although the
+# profile says nothing of the engines; a calibration is off by less. Within this factor they are not told apart.
+_ESTIMATE_MARGIN = 1.4
 
 
 @dataclass

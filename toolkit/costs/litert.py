@@ -26,6 +26,7 @@ _BYTES = {
     "variant": 0,
 }  # fmt: skip
 _LOOK_UPS = ("GATHER", "EMBEDDING_LOOKUP", "GATHER_ND")
+_COPIED = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")  # other formats only look at them in another way
 _LOOPS = ("IF", "WHILE", "CALL", "CALL_ONCE")
 _PRODUCTS = (
     "FULLY_CONNECTED", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL",
@@ -165,6 +166,8 @@ def _table(kind: str) -> int:
 
 def _work(kind: str, second: Any, *, constant: bool) -> Work:
     """The class of an operator; `second` is its second input, the weights of a product."""
+    if kind in _COPIED:
+        return "copy"
     if kind not in _PRODUCTS:
         return of_kind(kind)
     if kind == "BATCH_MATMUL":

@@ -87,7 +87,8 @@ def is_calibrated(target: Target, engine: EngineSupport) -> bool:
 def _model(
     target: Target, engine: EngineSupport, precision: Precision, operations: Sequence[Operation]
 ) -> Model | None:
+    weights = sum(each.weight_bytes for each in operations)
     measured = target.calibrated(engine.name) if engine.processor == "cpu" else None
     if measured is not None:
-        return Calibrated(measured, sum(each.weight_bytes for each in operations))
-    return Peaked.of(target, engine, precision)
+        return Calibrated(measured, weights)
+    return Peaked.of(target, engine, precision, weights)

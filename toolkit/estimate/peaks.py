@@ -1,8 +1,9 @@
 """Times from a profile's peaks: arithmetic at a share of the peak rate, bytes at a share of the bandwidth.
 
-The shares of CPUs are what ONNX Runtime 1.31 and LiteRT 2.3 reached on one x86 core with AVX-512 and AMX, batch 1 (the
-kernels of `toolkit targets calibrate`; benchmarks/estimates.py), widened for other cores. Those of GPUs are a guess:
-short inputs leave most of such a machine idle.
+The shares of x86 are those that ONNX Runtime 1.31 and LiteRT 2.3 reached on a server core with AVX-512 and AMX, batch 1
+(the kernels of `toolkit targets calibrate`; benchmarks/estimates.py). They exceed 1 because profiles give the sustained
+clock, and such cores run above it. Those of other CPUs are the same without that, and those of GPUs, where short inputs
+leave most of the machine idle, are rules of thumb: nothing was measured there.
 """
 
 from __future__ import annotations
@@ -15,99 +16,133 @@ from toolkit.costs.work import PRODUCTS, Work
 from toolkit.estimate.seconds import NOTHING, Seconds, larger
 from toolkit.target import EngineSupport, Precision, Processor, Target
 
-Share = tuple[float, float]  # least and most
+Range = tuple[float, float]  # least and most
 
-# Of the peak rate of arithmetic.
-_ARITHMETIC: dict[Processor, dict[Work, Share]] = {
-    "cpu": {
-        "gemm": (0.3, 0.95), "convolution": (0.3, 0.95), "pointwise": (0.3, 0.95), "attention": (0.15, 0.8),
+
+@dataclass(frozen=True)
+class _Shares:
+    """What a kind of processor reaches.
+
+    `arithmetic`: of the peak rate, by class of work; `int8`: a factor on that for products of integers. `between`:
+    bytes per second of what stands between the products, in bandwidths of the memory; values stay in caches there, and
+    GELU and the like wait for arithmetic. `weights`: the same of a model's weights, one after the other; `few`: of so
+    few that caches hold them. `launch` and `call`: seconds that an operator, and an inference, cost besides.
+    """
+
+    arithmetic: dict[Work, Range]
+    int8: Range
+    between: dict[Work, Range]
+    weights: Range
+    few: Range
+    launch: Range
+    call: Range
+
+
+_X86 = _Shares(
+    arithmetic={
+        "gemm": (0.5, 1.8), "convolution": (0.4, 1.8), "pointwise": (0.5, 1.8), "attention": (0.3, 1.6),
+        "depthwise": (0.15, 0.7),
+    },
+    int8=(0.5, 1.0),
+    between={"elementwise": (1.5, 20), "copy": (1, 8), "normalization": (0.25, 4), "activation": (0.8, 4)},
+    weights=(0.5, 3.0), few=(1.0, 12.0), launch=(0.02e-6, 1.5e-6), call=(2e-6, 15e-6),
+)  # fmt: skip
+_CPU = _Shares(
+    arithmetic={
+        "gemm": (0.3, 0.95), "convolution": (0.25, 0.95), "pointwise": (0.3, 0.95), "attention": (0.15, 0.85),
         "depthwise": (0.08, 0.4),
     },
-    "gpu": {
+    int8=(0.6, 1.0),
+    between={"elementwise": (0.6, 8), "copy": (0.4, 4), "normalization": (0.15, 3), "activation": (0.3, 3)},
+    weights=(0.35, 0.9), few=(0.5, 4.0), launch=(0.1e-6, 4e-6), call=(5e-6, 60e-6),
+)  # fmt: skip
+_GPU = _Shares(
+    arithmetic={
         "gemm": (0.03, 0.6), "convolution": (0.03, 0.6), "pointwise": (0.03, 0.6), "attention": (0.02, 0.5),
         "depthwise": (0.003, 0.1),
     },
-}  # fmt: skip
-# Of what it would be in float, where a matrix unit multiplies int8: models give it too little to do at a time.
-_AMX_SHARE = (0.15, 0.4)
-# Bytes per second of what stands between the products, in bandwidths of the memory: between operations, values stay in
-# caches, which are faster; GELU and the like wait for arithmetic.
-_BETWEEN: dict[Work, Share] = {
-    "elementwise": (0.7, 8.0), "copy": (0.4, 4.0), "normalization": (0.4, 4.0), "activation": (0.4, 4.0),
-}  # fmt: skip
-_WEIGHTS: Share = (0.4, 0.9)  # the same of weights; all of a model's, one after the other, do not stay in caches
-_CLOCKED: Share = (1.0, 4.0)  # bytes per clock and core that stand for the bandwidth where a profile has none
-# Seconds that each operator costs besides its work: a dispatch on a CPU, a kernel launch on a GPU.
-_LAUNCH: dict[Processor, Share] = {"cpu": (0.05e-6, 2e-6), "gpu": (2e-6, 10e-6)}
-_CALL: dict[Processor, Share] = {"cpu": (2e-6, 50e-6), "gpu": (5e-6, 100e-6)}
+    int8=(0.5, 1.0),
+    between={"elementwise": (0.4, 4), "copy": (0.3, 3), "normalization": (0.2, 2), "activation": (0.4, 4)},
+    weights=(0.4, 0.9), few=(0.4, 4.0), launch=(2e-6, 10e-6), call=(5e-6, 100e-6),
+)  # fmt: skip
+# The same factor for a matrix unit such as AMX: models give it too little to do at a time.
+_MATRIX_UNIT: Range = (0.1, 0.35)
+_CLOCKED: Range = (1.0, 4.0)  # bytes per clock and core that stand for the bandwidth where a profile has none
+_CACHED = 4e6  # bytes of weights that caches usually hold
 
 
 @dataclass(frozen=True)
 class Peaked:
     """A processor by its peaks. `rates` are multiply-adds per second by number format, `bandwidth` bytes per second at
-    least and at most; None: not known, and then bytes take no time."""
+    least and at most; None: not known, and then bytes take no time. `weights` are those that an inference reads."""
 
     processor: Processor
+    shares: _Shares
     rates: dict[str, float]
-    bandwidth: Share | None
-    int8_share: Share
+    bandwidth: Range | None
+    int8: Range
+    weights: int
 
     @classmethod
-    def of(cls, target: Target, engine: EngineSupport, precision: Precision) -> Peaked | None:
-        """The processor that an engine runs on; None if its rate for a precision is not known."""
+    def of(cls, target: Target, engine: EngineSupport, precision: Precision, weights: int) -> Peaked | None:
+        """The processor that an engine runs on; None if its rate for a precision is not known, or none of its kind's
+        shares."""
         peaks = target.peaks.get(engine.processor)
-        if peaks is None or peaks.rate(precision) is None or engine.processor not in _ARITHMETIC:
+        if peaks is None or peaks.rate(precision) is None or engine.processor not in ("cpu", "gpu"):
             return None
-        part = 1.0
-        amx = False
-        clocked = None
+        given = target.memory.bandwidth_gb_per_s
+        bandwidth = (given * 1e9, given * 1e9) if given is not None else None
+        shares, part, int8 = _GPU, 1.0, _GPU.int8
         if engine.processor == "cpu" and target.cpu is not None:
-            used = min(target.cpu.threads, target.cpu.cores)
-            part, amx = used / target.cpu.cores, "amx_int8" in target.cpu.isa
-            if target.cpu.clock_mhz is not None:
-                clocked = _scaled(_CLOCKED, used * target.cpu.clock_mhz * 1e6)
-        known: dict[str, float] = {}
+            cpu = target.cpu
+            used = min(cpu.threads, cpu.cores)
+            shares, part = _X86 if cpu.architecture == "x86_64" else _CPU, used / cpu.cores
+            int8 = _MATRIX_UNIT if "amx_int8" in cpu.isa else shares.int8
+            if bandwidth is None and cpu.clock_mhz is not None:
+                clocks = used * cpu.clock_mhz * 1e6
+                bandwidth = (_CLOCKED[0] * clocks, _CLOCKED[1] * clocks)
+        rates: dict[str, float] = {}
         for name in ("fp32", "fp16", "bf16", "int8"):
             rate = peaks.rate(name)
             if rate is not None:
-                known[name] = rate * 1e9 / 2 * part  # a multiply-add is two operations
-        given = target.memory.bandwidth_gb_per_s
-        bandwidth = (given * 1e9, given * 1e9) if given is not None else clocked
-        return cls(engine.processor, known, bandwidth, _AMX_SHARE if amx else (1.0, 1.0))
+                rates[name] = rate * 1e9 / 2 * part  # a multiply-add is two operations
+        return cls(engine.processor, shares, rates, bandwidth, int8, weights)
 
     @property
     def call(self) -> Seconds:
-        return _of_range(*_CALL[self.processor])
+        return _between(*self.shares.call)
 
     def seconds(self, operation: Operation) -> Seconds:
         if not operation.runs:
             return NOTHING
-        launch = _of_range(*_LAUNCH[self.processor]).times(operation.runs)
+        launch = _between(*self.shares.launch).times(operation.runs)
         if operation.work in PRODUCTS:
-            return larger(self._arithmetic(operation), self._moved(operation.weight_bytes, _WEIGHTS)) + launch
-        moved = self._moved(operation.bytes, _BETWEEN[operation.work]) if operation.work != "view" else NOTHING
+            share = self.shares.few if self.weights <= _CACHED else self.shares.weights
+            return larger(self._arithmetic(operation), self._moved(operation.weight_bytes, share)) + launch
+        moved = NOTHING
+        if operation.work != "view":
+            moved = self._moved(operation.bytes, self.shares.between[operation.work])
         whole = moved + launch
         if self.processor == "gpu":  # there, what stands between products usually becomes part of them
             return Seconds(0.0, whole.likely / 2, whole.high)
         return whole
 
     def _arithmetic(self, operation: Operation) -> Seconds:
-        rate = self.rates.get(operation.dtype, self.rates.get("fp32", max(self.rates.values())))
-        least, most = _ARITHMETIC[self.processor][operation.work]
-        if operation.dtype == "int8":
-            least, most = least * self.int8_share[0], most * self.int8_share[1]
-        return _of_range(operation.multiply_adds / (rate * most), operation.multiply_adds / (rate * least))
+        dtype = operation.dtype
+        least, most = self.shares.arithmetic[operation.work]
+        if operation.work == "depthwise" and dtype == "int8":
+            dtype = "fp32"  # nothing is summed over channels, which is what instructions on integers are for
+        elif dtype == "int8":
+            least, most = least * self.int8[0], most * self.int8[1]
+        rate = self.rates.get(dtype, self.rates.get("fp32", max(self.rates.values())))
+        return _between(operation.multiply_adds / (rate * most), operation.multiply_adds / (rate * least))
 
-    def _moved(self, count: int, share: Share) -> Seconds:
+    def _moved(self, count: int, share: Range) -> Seconds:
         if self.bandwidth is None:
             return NOTHING
-        return _of_range(count / (self.bandwidth[1] * share[1]), count / (self.bandwidth[0] * share[0]))
+        return _between(count / (self.bandwidth[1] * share[1]), count / (self.bandwidth[0] * share[0]))
 
 
-def _scaled(share: Share, factor: float) -> Share:
-    return share[0] * factor, share[1] * factor
-
-
-def _of_range(low: float, high: float) -> Seconds:
+def _between(low: float, high: float) -> Seconds:
     """A time between two bounds; likely is their geometric mean."""
     return Seconds(low, math.sqrt(low * high), high)

@@ -11,10 +11,12 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from toolkit import engines
 from toolkit.costs.work import Work
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
@@ -53,7 +55,7 @@ class KernelModule(Protocol):
 _MODULES = {"onnxruntime": "toolkit.kernels.onnxruntime", "litert": "toolkit.kernels.litert"}
 
 
-def engines() -> list[str]:
+def names() -> list[str]:
     """The engines that kernels can be written for."""
     return list(_MODULES)
 
@@ -79,6 +81,14 @@ _SIZES: dict[Work, tuple[tuple[tuple[int, ...], int], ...]] = {
     "elementwise": _BETWEEN, "activation": _BETWEEN, "copy": _BETWEEN, "view": _BETWEEN,
     "normalization": (*_BETWEEN, ((1536, 128), 4)),
 }  # fmt: skip
+
+
+def check(engine: str) -> None:
+    """Raises MissingDependencyError if what writes or runs an engine's kernels is not installed."""
+    engines.get(engine).version()
+    first = launches(engine)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        get(engine).write(first, Path(folder) / first.name, 0)
 
 
 def of_engine(engine: str) -> list[Kernel]:

@@ -1,19 +1,23 @@
-"""Timing the kernels of an engine on this machine: a target's calibration."""
+"""Timing the kernels of engines on this machine: a target's calibration."""
 
 from __future__ import annotations
 
+import datetime
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from toolkit import costs, engines, kernels
+from toolkit.devices import local
+from toolkit.errors import InputError, MissingDependencyError
 from toolkit.kernels import Kernel
-from toolkit.target import Calibration, KernelTime
+from toolkit.target import Calibration, KernelTime, Target
 
 ROUNDS = 5
 _WARM_UP = 3
@@ -21,6 +25,56 @@ _LEAST_RUNS = 7
 _LEAST_SECONDS = 0.01  # of one kernel in one round
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Calibrations, how much their rounds differed (the median over kernels of the slowest round by the fastest), and
+    why engines were left out."""
+
+    calibrations: list[Calibration]
+    spread: float
+    left_out: list[str]
+
+
+def of_target(target: Target, threads: Sequence[int], seed: int, progress: Progress) -> Measured:
+    """Calibrate all engines of a target's CPU that are installed here, for each number of threads.
+
+    Raises InputError if this machine does not stand for the target, or has fewer cores, and MissingDependencyError if
+    none of the engines is installed.
+    """
+    if not local.stands_for(target):
+        raise InputError(
+            f"This machine is no '{target.name}': it is measured here, so it must have that CPU's architecture and "
+            "vector extensions. Run the command there."
+        )
+    for count in threads:
+        if count > local.cores():
+            raise InputError(f"--threads {count}: this machine has {local.cores()} cores.")
+    wanted = [each.name for each in target.engines if each.processor == "cpu" and each.name in kernels.names()]
+    if not wanted:
+        raise InputError(f"Target '{target.name}' has no engine on its CPU that can be calibrated.")
+    missing: list[MissingDependencyError] = []
+    found: list[str] = []
+    for name in wanted:
+        try:
+            kernels.check(name)
+            found.append(name)
+        except MissingDependencyError as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    pairs = [(engine, count) for engine in found for count in threads]
+    calibrations, spreads = [], []
+    for number, (engine, count) in enumerate(pairs):
+
+        def step(done: int, total: int, before: int = number) -> None:
+            progress(before * total + done, len(pairs) * total)
+
+        calibration, spread = measure(engine, count, seed, step)
+        calibrations.append(calibration)
+        spreads.append(spread)
+    return Measured(calibrations, max(spreads), [str(error) for error in missing])
 
 
 def measure(
@@ -99,3 +153,15 @@ def _times(
 def _rounded(value: float) -> float:
     """Four digits are more than a measurement has."""
     return float(f"{value:.4g}")
+
+
+def source(calibrations: Sequence[Calibration], seed: int) -> str:
+    """Where the numbers come from, for the profile's sources."""
+    described = local.describe()
+    versions = ", ".join(dict.fromkeys(f"{one.engine} {one.version}" for one in calibrations))
+    counts = ", ".join(dict.fromkeys(str(one.threads) for one in calibrations))
+    return (
+        f"toolkit targets calibrate, {datetime.date.today().isoformat()}: {described['cpu_model']}, "
+        f"{described['cores']} cores, {described['system']}; {versions}; threads {counts}; median of {ROUNDS} rounds, "
+        f"seed {seed}"
+    )

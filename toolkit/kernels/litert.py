@@ -20,8 +20,7 @@ SUFFIX = ".tflite"
 KINDS: dict[Work, tuple[str, ...]] = {
     "gemm": ("FULLY_CONNECTED",), "attention": ("BATCH_MATMUL",), "convolution": ("CONV_2D",),
     "pointwise": ("CONV_2D",), "depthwise": ("DEPTHWISE_CONV_2D",), "elementwise": ("ADD", "MUL"),
-    "activation": ("GELU", "TANH"), "normalization": ("SOFTMAX", "MEAN"), "copy": ("TRANSPOSE",),
-    "view": ("RESHAPE",),
+    "activation": ("GELU", "TANH"), "normalization": ("SOFTMAX", "MEAN"), "copy": ("TRANSPOSE", "RESHAPE"),
 }  # fmt: skip
 INTEGER_KINDS: dict[Work, tuple[str, ...]] = {
     "gemm": ("FULLY_CONNECTED",), "convolution": ("CONV_2D",), "pointwise": ("CONV_2D",),
