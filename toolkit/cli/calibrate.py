@@ -21,6 +21,7 @@ _NOISY = 1.15  # rounds that differ by more, in the median
 @click.option(
     "--threads", type=click.IntRange(min=1), multiple=True, help="Engine threads; may be repeated.  [default: target's]"
 )
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="More on a restless machine.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and of the order.")
 @click.option("-o", "--output", "file", metavar="FILE", help="Where to write it.  [default: NAME-calibrated.yaml]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -29,6 +30,7 @@ def command(
     device: str,
     target: str | None,
     threads: tuple[int, ...],
+    rounds: int,
     seed: int,
     file: str | None,
     overwrite: bool,
@@ -67,11 +69,11 @@ def command(
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     counts = list(dict.fromkeys(threads)) or [base.threads]
     if as_json:
-        found = calibrate.of_target(base, counts, seed, lambda done, total: None)
+        found = calibrate.of_target(base, counts, seed=seed, rounds=rounds)
     else:
         with output.progress_bar("timing kernels") as progress:
-            found = calibrate.of_target(base, counts, seed, progress)
-    source = calibrate.source(found.calibrations, seed)
+            found = calibrate.of_target(base, counts, seed=seed, rounds=rounds, progress=progress)
+    source = calibrate.source(found.calibrations, seed, rounds)
     write_new(path, calibrated(path.stem, base, found.calibrations, source), overwrite)
     notes = [*found.left_out, *_doubts(found.spread, load, max(counts))]
     if as_json:
@@ -83,7 +85,7 @@ def command(
             f"{each.engine} {each.version}, {each.threads} thread(s): an operator {each.operator_us:.3g} us, "
             f"an inference {each.call_us:.3g} us",
             ("work", "precision", "kernels", "rate, least to most"),
-            rows(each),
+            table(each),
         )
     for note in notes:
         click.echo(f"Note: {note}")
@@ -102,7 +104,7 @@ def _doubts(spread: float, load: float, threads: int) -> list[str]:
     return made
 
 
-def rows(calibration: Any) -> list[tuple[str, str, str, str]]:
+def table(calibration: Any) -> list[tuple[str, str, str, str]]:
     """Per class of work and precision how many kernels were timed, and at which rates they ran."""
     found: dict[tuple[str, str], list[float]] = {}
     products = set()

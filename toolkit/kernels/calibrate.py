@@ -27,6 +27,10 @@ _LEAST_SECONDS = 0.01  # of one kernel in one round
 Progress = Callable[[int, int], None]
 
 
+def _silent(done: int, total: int) -> None:
+    """For whom nothing is shown."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """Calibrations, how much their rounds differed (the median over kernels of the slowest round by the fastest), and
@@ -37,7 +41,9 @@ class Measured:
     left_out: list[str]
 
 
-def of_target(target: Target, threads: Sequence[int], seed: int, progress: Progress) -> Measured:
+def of_target(
+    target: Target, threads: Sequence[int], *, seed: int = 0, rounds: int = ROUNDS, progress: Progress = _silent
+) -> Measured:
     """Calibrate all engines of a target's CPU that are installed here, for each number of threads.
 
     Raises InputError if this machine does not stand for the target, or has fewer cores, and MissingDependencyError if
@@ -71,20 +77,21 @@ def of_target(target: Target, threads: Sequence[int], seed: int, progress: Progr
         def step(done: int, total: int, before: int = number) -> None:
             progress(before * total + done, len(pairs) * total)
 
-        calibration, spread = measure(engine, count, seed, step)
+        calibration, spread = measure(engine, count, seed=seed, rounds=rounds, progress=step)
         calibrations.append(calibration)
         spreads.append(spread)
     return Measured(calibrations, max(spreads), [str(error) for error in missing])
 
 
 def measure(
-    engine: str, threads: int, seed: int, progress: Progress = lambda done, total: None
+    engine: str, threads: int, *, seed: int = 0, rounds: int = ROUNDS, progress: Progress = _silent
 ) -> tuple[Calibration, float]:
     """The calibration of an engine with a number of threads, and how much rounds differed: the median over kernels of
     the slowest round's time by the fastest's.
 
     Every round loads all kernels anew, one after the other in another order, so that a change of the machine's speed
-    hits no class of them alone. Raises MissingDependencyError without the engine.
+    hits no class of them alone. Of each kernel the fastest round counts, for other programs only add time. Raises
+    MissingDependencyError without the engine.
     """
     module = kernels.get(engine)
     runtime = engines.get(engine)
@@ -94,15 +101,15 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         files = {kernel: Path(folder) / f"{kernel.name}{module.SUFFIX}" for kernel in wanted}
         inputs = {kernel: module.write(kernel, path, seed) for kernel, path in files.items()}
-        for done in range(ROUNDS):
+        for done in range(rounds):
             for place, number in enumerate(generator.permutation(len(wanted))):
                 kernel = wanted[int(number)]
                 loaded = runtime.load(files[kernel], threads)
                 times[kernel].append(median_seconds(loaded, inputs[kernel]))
                 loaded.close()
-                progress(done * len(wanted) + place + 1, ROUNDS * len(wanted))
+                progress(done * len(wanted) + place + 1, rounds * len(wanted))
         counted = {kernel: costs.of_engine(path, {}, engine) for kernel, path in files.items()}
-    seconds = {kernel: statistics.median(found) for kernel, found in times.items()}
+    seconds = {kernel: min(found) for kernel, found in times.items()}
     many, few = launches = kernels.launches(engine)
     operator = max(0.0, (seconds[many] - seconds[few]) / (many.repeats - few.repeats))
     call = max(0.0, seconds[few] - few.repeats * operator)
@@ -155,13 +162,13 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def source(calibrations: Sequence[Calibration], seed: int) -> str:
+def source(calibrations: Sequence[Calibration], seed: int, rounds: int) -> str:
     """Where the numbers come from, for the profile's sources."""
     described = local.describe()
     versions = ", ".join(dict.fromkeys(f"{one.engine} {one.version}" for one in calibrations))
     counts = ", ".join(dict.fromkeys(str(one.threads) for one in calibrations))
     return (
         f"toolkit targets calibrate, {datetime.date.today().isoformat()}: {described['cpu_model']}, "
-        f"{described['cores']} cores, {described['system']}; {versions}; threads {counts}; median of {ROUNDS} rounds, "
+        f"{described['cores']} cores, {described['system']}; {versions}; threads {counts}; fastest of {rounds} rounds, "
         f"seed {seed}"
     )

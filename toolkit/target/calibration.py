@@ -10,7 +10,7 @@ from toolkit.costs.work import Work
 
 
 class KernelTime(BaseModel):
-    """The time of one operation, of a type (`kind`) in the engine's words, in the median over rounds. It stood
+    """The time of one operation, of a type (`kind`) in the engine's words, of the fastest round. It stood
     `repeats` times in a row in a file, each with weights of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
