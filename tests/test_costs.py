@@ -57,6 +57,7 @@ def test_products_by_hand(tmp_path: Path) -> None:
     assert [each.activation_bytes for each in found] == [
         4 * 2 * (800 + 400), 4 * 2 * (400 + 144), 0, 4 * 2 * (144 + 5),
     ]  # fmt: skip
+    assert [each.work for each in found] == ["convolution", "depthwise", "view", "gemm"]
     assert {each.dtype for each in found} == {"fp32"}
 
 

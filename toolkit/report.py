@@ -6,7 +6,7 @@ import html as markup
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from toolkit import answers, plot, tasks
+from toolkit import answers, estimate, plot, tasks
 from toolkit.bench.statistics import compare
 from toolkit.devices import local
 from toolkit.gates import coverage
@@ -45,7 +45,9 @@ def summarize(
             f"{timing['threads']} thread, builds in turn; on this machine: {device['cpu_model']}"
         )
     elif winner.latency is not None:
-        latency["how"] = f"estimate from the profile of {workshop.target.name}; nothing was run there"
+        known = estimate.is_calibrated(workshop.target, workshop.target.engine(winner.plan.engine))
+        basis = f"{'calibration' if known else 'profile'} of {workshop.target.name}"
+        latency["how"] = f"estimate from the {basis}; nothing was run there"
     else:
         latency["how"] = (
             f"not known: the profile of {workshop.target.name} has no peak rate for it; nothing was run there"

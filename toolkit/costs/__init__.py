@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from toolkit.costs.work import Work
 from toolkit.errors import InputError
 
 
@@ -23,8 +24,9 @@ class Operation:
     `name` is the node's, or the tensor's that it computes; `kind` its operator type, `domain` "" for the format's own
     operators. `module` is the dotted path of the PyTorch module that it came from, "" if that is not known or the model
     itself; it is as the exporter wrote it, which may wrap the model (`bisect.aliases` finds whose names mean the same).
-    `dtype` is the number format of the arithmetic (fp32, fp16, int8, …). `weight_bytes` are constants that are read,
-    `activation_bytes` other tensors that are read or written. `shape` is the first output's, of its last run.
+    `work` is the class of kernels that it belongs to, `dtype` the format of its arithmetic (fp32, fp16, int8, …).
+    `weight_bytes` are constants that are read, `activation_bytes` other tensors that are read or written. `shape` is
+    the first output's, of its last run.
 
     `runs` says how often it runs: 0 if nothing is left to do, for it is computed when the file is loaded, is part of
     a neighbour (the Q/DQ around an integer kernel), or lies in a branch that is not taken. `shape` is None where sizes
@@ -35,6 +37,7 @@ class Operation:
     kind: str
     domain: str
     module: str
+    work: Work
     multiply_adds: int
     activation_bytes: int
     weight_bytes: int
@@ -49,6 +52,16 @@ class Operation:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def of_engine(path: Path, sizes: Mapping[str, int], engine: str) -> list[Operation]:
+    """The operations that an engine runs of a file; ONNX Runtime rewrites a graph when it loads it. Raises
+    InputError."""
+    if engine == "onnxruntime":
+        from toolkit.costs import onnx
+
+        return onnx.operations(path, sizes, rewritten=True)
+    return operations(path, sizes)
 
 
 class FormatCosts(Protocol):

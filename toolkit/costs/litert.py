@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.costs import Operation
+from toolkit.costs.work import Work, of_convolution, of_kind
 from toolkit.engines.litert import length_of
 from toolkit.errors import InputError, missing_extra
 from toolkit.export.flatbuffer import buffer_size, short_name
@@ -24,8 +25,8 @@ _BYTES = {
     "bfloat16": 2, "int16": 2, "uint16": 2, "int4": 0.5, "uint4": 0.5, "int2": 0.25, "string": 0, "resource": 0,
     "variant": 0,
 }  # fmt: skip
-_VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "RANK")
 _LOOK_UPS = ("GATHER", "EMBEDDING_LOOKUP", "GATHER_ND")
+_COPIED = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")  # other formats only look at them in another way
 _LOOPS = ("IF", "WHILE", "CALL", "CALL_ONCE")
 _PRODUCTS = (
     "FULLY_CONNECTED", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL",
@@ -110,11 +111,14 @@ class _Counter:
         shape = _shape(output) if output is not None else ()
         name = output.name.decode() if output is not None else kind
         products = _multiply_adds(kind, tensors, shape, operator.builtinOptions)
+        second = tensors[1] if len(tensors) > 1 else None
+        work = _work(kind, second, constant=second is not None and bool(self._constant_bytes(second)))
         folded = len(operator.outputs) > 0 and int(operator.outputs[0]) in sources
         known = kind not in _LOOPS and products is not None
         if folded or not known:
             counted = shape if folded else None
-            return Operation(short_name(name) or name, kind, domain, owner(name), 0, 0, 0, "", counted, int(not folded))
+            runs = 0 if folded else 1
+            return Operation(short_name(name) or name, kind, domain, owner(name), work, 0, 0, 0, "", counted, runs)
         weights = activations = 0.0
         for place, (number, tensor) in enumerate(zip(operator.inputs, tensors, strict=True)):
             if tensor is None:
@@ -125,15 +129,16 @@ class _Counter:
                 weights += math.prod(shape) * constant / max(1, math.prod(_shape(held)))
             elif constant:
                 weights += self._bytes(tensor)
-            elif kind not in _VIEWS:
+            elif work != "view":
                 activations += self._bytes(tensor)
-        if kind not in _VIEWS:
+        if work != "view":
             activations += sum(self._bytes(graph.tensors[number]) for number in operator.outputs)
         return Operation(
             short_name(name) or name,
             kind,
             domain,
             owner(name),
+            work,
             products or 0,
             round(activations),
             round(weights),
@@ -165,6 +170,22 @@ def _named(kind: str) -> str:
 def _table(kind: str) -> int:
     """The place of the table that a look-up reads rows of."""
     return 1 if kind == "EMBEDDING_LOOKUP" else 0
+
+
+def _work(kind: str, second: Any, *, constant: bool) -> Work:
+    """The class of an operator; `second` is its second input, the weights of a product."""
+    if kind in _COPIED:
+        return "copy"
+    if kind not in _PRODUCTS:
+        return of_kind(kind)
+    if kind == "BATCH_MATMUL":
+        return "gemm" if constant else "attention"
+    if kind == "DEPTHWISE_CONV_2D":
+        return "depthwise"
+    if "CONV" not in kind:
+        return "gemm"
+    weights = _shape(second)
+    return of_convolution(weights[1:-1], weights[-1])
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 from toolkit.costs import Operation
 from toolkit.costs import onnx_arithmetic as arithmetic
 from toolkit.costs.onnx_graph import Node, item_bytes, nodes
-from toolkit.costs.onnx_shapes import Run, Shape, inferred, observed, with_sizes
+from toolkit.costs.onnx_shapes import Run, Shape, as_rewritten, inferred, observed, with_sizes
+from toolkit.costs.work import of_kind
 from toolkit.errors import InputError, missing_extra
 
 _DTYPES = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def operations(
-    path: Path, sizes: Mapping[str, int], inputs: Mapping[str, NDArray[Any]] | None = None
+    path: Path, sizes: Mapping[str, int], inputs: Mapping[str, NDArray[Any]] | None = None, *, rewritten: bool = False
 ) -> list[Operation]:
     """All nodes of a file, in its order, those of inner graphs behind those of the outer one.
 
@@ -27,13 +29,18 @@ def operations(
     inference does not get to the end, one inference is run on `inputs`, or else on zeros: they decide which branch of
     an If is taken and how often a Loop goes round. Raises InputError for a file that cannot be read, and for a size
     that is missing.
+
+    With `rewritten` they are those of the graph that ONNX Runtime makes of the file when it loads it: activations are
+    part of convolutions, Q/DQ have become integer operators. It must be installed, and take the file.
     """
     try:
         import onnx
     except ImportError as error:
         raise missing_extra("onnx", "convert", "Counting what an ONNX file costs") from error
     try:
-        model = onnx.load(str(path))
+        model = as_rewritten(path) if rewritten else onnx.load(str(path))
+    except InputError:
+        raise
     except Exception as error:  # protobuf's own classes
         raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
     fixed = with_sizes(model, sizes, path)
@@ -70,7 +77,8 @@ def _inferred_runs(found: list[Node], shapes: Mapping[str, Shape], types: Mappin
 def _uncounted(node: Node, complete: bool) -> Operation:
     """A node of which no run is known: it is in a branch that was not taken, or nobody knows its shapes."""
     runs = 0 if node.is_constant or node.is_absorbed or (complete and node.inner) else 1
-    return Operation(_name(node), node.kind, _domain(node), node.module, 0, 0, 0, "", None, runs)
+    kind = of_kind(node.kind)
+    return Operation(_name(node), node.kind, _domain(node), node.module, kind, 0, 0, 0, "", None, runs)
 
 
 class _Tally:
@@ -98,20 +106,20 @@ class _Tally:
         before = self.counts.get(run.number)
         now = self._counted(node)
         if before is not None and now.shape is not None:
-            now = Operation(
-                now.name, now.kind, now.domain, now.module,
-                before.multiply_adds + now.multiply_adds,
-                before.activation_bytes + now.activation_bytes,
-                before.weight_bytes + now.weight_bytes,
-                now.dtype, now.shape, before.runs + now.runs,
-            )  # fmt: skip
+            now = replace(
+                now,
+                multiply_adds=before.multiply_adds + now.multiply_adds,
+                activation_bytes=before.activation_bytes + now.activation_bytes,
+                weight_bytes=before.weight_bytes + now.weight_bytes,
+                runs=before.runs + now.runs,
+            )
         self.counts[run.number] = now
 
     def _counted(self, node: Node) -> Operation:
         """One run of a node at the shapes that are known now."""
         if node.is_constant or node.is_absorbed:
             shape = self._shape(node.outputs[0], node)
-            return Operation(_name(node), node.kind, _domain(node), node.module, 0, 0, 0, self._dtype(node), shape, 0)
+            return replace(_uncounted(node, complete=False), dtype=self._dtype(node), shape=shape, runs=0)
         outputs = [self._shape(name, node) for name in node.outputs]
         inputs = [self._shape(name, node) if name else None for name in node.proto.input]
         shape = outputs[0] if outputs else ()
@@ -122,13 +130,17 @@ class _Tally:
         )
         if products is None:
             return _uncounted(node, complete=False)
+        place = arithmetic.second_factor(node.kind)
+        constant = place < len(node.proto.input) and node.proto.input[place] in node.graph.constants
+        work = arithmetic.work(node.kind, inputs, products, constant=constant)
         return Operation(
             _name(node),
             node.kind,
             _domain(node),
             node.module,
+            work,
             products,
-            0 if node.kind in arithmetic.VIEWS else self._activation_bytes(node),
+            0 if work == "view" else self._activation_bytes(node),
             self._weight_bytes(node),
             self._dtype(node),
             shape,
@@ -160,7 +172,7 @@ class _Tally:
         total = 0.0
         for place, name in enumerate(node.proto.input):
             constant = node.graph.constants.get(name) if name else None
-            if constant is None or node.kind in arithmetic.VIEWS:
+            if constant is None or of_kind(node.kind) == "view":
                 continue
             whole = constant.bytes if constant.bytes is not None else self._bytes(name, node)
             if arithmetic.is_table(node.kind, place) and constant.shape:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolkit.costs.work import Work, of_convolution, of_kind
+
 Shape = tuple[int, ...]
 
-# Operators that hand their input on without touching its values.
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "If", "Loop", "Scan"})
 _FIRST = frozenset({0})
 # Operators that read only some rows of these inputs.
 _LOOK_UPS = {
@@ -86,6 +86,24 @@ def multiply_adds(
     if kind == "Einsum":
         return _einsum(str(attributes["equation"]), inputs)
     return 0
+
+
+def work(kind: str, inputs: Sequence[Shape | None], products: int, *, constant: bool) -> Work:
+    """The class of an operator with that many multiply-adds; `constant`: its second factor never changes."""
+    if kind in _CONVOLUTIONS or kind == "ConvTranspose":
+        place = _CONVOLUTIONS.get(kind, 1)
+        weights = (inputs[place] if place < len(inputs) else None) or (1, 2, 3)
+        return of_convolution(weights[2:], weights[1])
+    if kind in _PRODUCTS or kind == "Einsum":
+        return "gemm" if constant else "attention"
+    if kind == "MultiHeadAttention":
+        return "attention"
+    return "gemm" if products else of_kind(kind)
+
+
+def second_factor(kind: str) -> int:
+    """The place of an operator's second factor among its inputs."""
+    return _PRODUCTS.get(kind, 1)
 
 
 def _attention(inputs: Sequence[Shape | None], output: Shape) -> int | None:

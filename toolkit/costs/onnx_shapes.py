@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit import silence
-from toolkit.errors import InputError
+from toolkit.errors import InputError, missing_extra
 
 Shape = tuple[int, ...]
 
@@ -151,6 +151,30 @@ def observed(model: Any, given: Mapping[str, NDArray[Any]]) -> list[Run]:
             said = event["args"]
             found.append(Run(int(match[1]), _tensors(said["input_type_shape"]), _tensors(said["output_type_shape"])))
     return found
+
+
+def as_rewritten(path: Path) -> Any:
+    """The model that ONNX Runtime makes of a file when it loads it, but for what depends on this machine's vectors.
+
+    Raises InputError if it does not take the file; MissingDependencyError without onnxruntime.
+    """
+    silence.apply()
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnx and onnxruntime", "convert", "Counting what ONNX Runtime runs") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "model.onnx")
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a class per status code, all direct children of Exception
+            raise InputError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
+        return onnx.load(options.optimized_model_filepath)
 
 
 def _zeros(value: Any) -> NDArray[Any]:

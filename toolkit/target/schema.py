@@ -13,6 +13,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from toolkit.target import shared
+from toolkit.target.calibration import Calibration
 from toolkit.target.shared import Image
 
 SCHEMA_VERSION = 1
@@ -201,6 +202,7 @@ class Target(_Strict):
     memory: Memory = Memory()
     peaks: dict[Processor, Peaks] = Field(default_factory=dict)
     engines: list[EngineSupport]
+    calibration: list[Calibration] = Field(default_factory=list)
     other_runtimes: list[OtherRuntime] = Field(default_factory=list)
     images: list[Annotated[Image, BeforeValidator(shared.image)]] = Field(default_factory=list)
     image: str | None = Field(None, description="The image that versions and rules are those of")
@@ -222,6 +224,11 @@ class Target(_Strict):
         names = [engine.name for engine in self.engines]
         if len(set(names)) != len(names):
             raise ValueError("an engine is listed twice")
+        for one in self.calibration:
+            if one.engine not in names or self.engine(one.engine).processor != "cpu":
+                raise ValueError(f"calibration of '{one.engine}', which is no engine of this target's CPU")
+        if len({(one.engine, one.threads) for one in self.calibration}) != len(self.calibration):
+            raise ValueError("an engine is calibrated twice for the same number of threads")
         if not self.engines and not self.other_runtimes:
             raise ValueError("neither engines nor other_runtimes: what runs a model there?")
         if self.image is not None and self.image not in [image.id for image in self.images]:
@@ -242,6 +249,10 @@ class Target(_Strict):
         if "avx512f" in self.cpu.isa:
             return 64
         return 32 if "avx2" in self.cpu.isa else 16
+
+    def calibrated(self, engine: str) -> Calibration | None:
+        """What was measured of an engine with the threads of this target; None if nothing was."""
+        return next((one for one in self.calibration if (one.engine, one.threads) == (engine, self.threads)), None)
 
     def engine(self, name: str) -> EngineSupport:
         """The support entry of engine `name`; KeyError if the target does not run it."""
