@@ -226,6 +226,7 @@ def test_shares_count_multiply_adds_and_not_nodes(tmp_path: Path) -> None:
     model = network(tmp_path / "model.onnx")
     whole = coverage.of(model, rules.load("tensorrt-8.6"), {"batch": 4})
     assert whole.fallback == coverage.Share(0, 0.0, 0.0)
+    assert whole.counted
     assert (whole.partitions, whole.crossings, whole.note) == (1, 0, "counted at batch=4")
 
     found = coverage.of(model, without("tensorrt-8.6", "TopK"), {"batch": 4})
@@ -402,10 +403,20 @@ def test_the_gate_refuses_nothing_that_it_does_not_know(tmp_path: Path) -> None:
     verdict = gate.check(unknown, 0.0)
     assert verdict.passed
     assert "4 are not in the table (100 %)" in verdict.reason
-    uncounted = {**unknown, "fallback": {"operators": 2, "multiply_adds": None, "bytes": None}, "note": "not known: x"}
-    verdict = gate.check(uncounted, 0.0)
+    assert verdict.reason.endswith("; none may")
+    uncounted = {
+        **unknown, "fallback": {"operators": 2, "multiply_adds": None, "bytes": None}, "counted": False, "note": "why",
+    }  # fmt: skip
+    verdict = gate.check(uncounted, 0.1)
     assert verdict.passed
-    assert "not known: x" in verdict.reason
+    assert verdict.reason.endswith("; at most 10 % may; why")
+
+
+def test_where_nothing_may_fall_back_an_operator_without_products_is_refused_too(tmp_path: Path) -> None:
+    found = coverage.of(network(tmp_path / "model.onnx"), without("tensorrt-8.6", "TopK"), {"batch": 4}).as_dict()
+    assert found["fallback"]["multiply_adds"] == 0
+    assert not gate.check(found, 0.0).passed
+    assert gate.check(found, 0.01).passed
 
 
 @pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (0.0002, "under 0.1 %"), (0.12345, "12.3 %"), (1, "100 %")])

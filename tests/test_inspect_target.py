@@ -103,7 +103,7 @@ def test_a_file_on_a_target(typed: dict[str, Path]) -> None:
 
     people = run_toolkit("inspect", path, "--target", "jetson")
     assert people.returncode == 0
-    assert "tensorrt: 0 % of the multiply-adds falls back, at most 0 % may: within the limit." in people.stdout
+    assert "tensorrt: 0 operators fall back, 0 % of the multiply-adds; none may: within the limit." in people.stdout
     assert runtime["offenders"][0]["module"] in people.stdout
 
 
@@ -116,7 +116,7 @@ def test_what_is_above_the_limit_is_said_and_is_no_failure(
     path = str(typed["int8 network"] / "model.onnx")
     done = in_process(["inspect", path, "--target", str(board)], capsys)
     assert done.returncode == 0
-    assert "at most 1 % may: ABOVE THE LIMIT." in done.stdout
+    assert "; at most 1 % may: ABOVE THE LIMIT." in done.stdout
 
 
 def test_a_bundle_on_a_target_is_looked_at_for_its_engine(bundle: Path) -> None:
@@ -151,6 +151,7 @@ def test_an_artifact_folder_on_a_target(litert_folder: Path) -> None:
         (["--target", "coral"], ["no runtime of target 'coral-edgetpu'", "reads .onnx files", "edgetpu (edgetpu)"]),
         (["--target", "jetson", "--size", "lenght=3"], ["--size lenght", "no such dynamic axis; it has: batch"]),
         (["--target", "jetson", "--size", "batch=0"], ["--size batch=0: a size is a whole number from 1 on"]),
+        (["--target", "host", "--size", "batch=x"], ["--size batch=x: a size is a whole number from 1 on"]),
         (["--size", "batch=1"], ["--size needs --target"]),
         (["--ask"], ["--ask needs --target"]),
     ],
@@ -160,6 +161,17 @@ def test_what_is_wrong_is_one_message(
 ) -> None:
     path = str(typed["float network"] / "model.onnx")
     assert_refused(in_process(["inspect", path, *arguments], capsys), *words)
+
+
+def test_sizes_that_a_model_does_not_have(tuned: Path, litert_folder: Path) -> None:
+    path, pi = litert_folder / "model.tflite", target.resolve("raspberry-pi-5")
+    with pytest.raises(InputError, match=r"--size length=64: .* is looked at in its first graph, of length 16"):
+        target_coverage.of(path, pi, sizes={"length": 64})
+    assert target_coverage.of(path, pi, sizes={"length": 16})
+    with pytest.raises(InputError, match="--size width: of a checkpoint batch and length can be given"):
+        target_coverage.of(tuned, pi, sizes={"width": 3})
+    with pytest.raises(InputError, match="there is no engine of target 'coral-edgetpu' with a rule table"):
+        target_coverage.of(tuned, target.resolve("coral"))
 
 
 def test_without_the_runtime_the_table_still_answers(typed: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

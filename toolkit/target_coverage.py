@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import checkpoint as checkpoints
-from toolkit import coverage, rules, steps
+from toolkit import coverage, model_file, rules, steps, tasks
 from toolkit.coverage import Coverage, Observed, costing
 from toolkit.errors import InputError, MissingDependencyError
-from toolkit.export import FORMAT_OF_ENGINE
+from toolkit.export import OLDEST_OPSET
+from toolkit.gates import coverage as gate
 from toolkit.runner import Reporter
 from toolkit.runtime import manifest as manifests
 from toolkit.storage import read_json
 from toolkit.target import Target
 
 LENGTH = 128  # tokens at which a checkpoint of texts is looked at
-# What an exported folder holds, by format.
-_FORMATS = {"onnx": ".onnx", "litert": ".tflite"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ class EngineCoverage:
 
     @property
     def passed(self) -> bool | None:
-        share = self.coverage.fallback.multiply_adds
-        return None if self.limit is None or share is None else share <= self.limit
+        exceeds = gate.exceeds(self.coverage.as_dict(), self.limit)
+        unknown = self.limit is None or (self.coverage.fallback.multiply_adds is None and not exceeds)
+        return None if unknown else not exceeds
 
     def as_dict(self) -> dict[str, Any]:
         seen = self.observed
@@ -75,7 +75,7 @@ def of(
     `sizes` are those of dynamic axes by name; `length` is 128 for a checkpoint if it is not given.
     """
     given = dict(sizes or {})
-    if path.suffix in _FORMATS.values():
+    if path.suffix in model_file.SUFFIXES:
         if not path.is_file():
             raise InputError(f"{path} is not a file.")
         return _of_file(path, target, given, ask)
@@ -85,19 +85,32 @@ def of(
         return _of_file(manifest.artifact, target, given, ask, manifest.engine)
     if (path / "artifact.json").is_file():
         return _of_file(path / read_json(path / "artifact.json")["path"], target, given, ask)
-    checkpoints.check_folder(path)
-    found: list[EngineCoverage] = []
-    tables = _tables(target)
+    return _of_checkpoint(path, target, given, ask, cache_dir=cache_dir, allow_code=allow_code, reporter=reporter)
+
+
+def _of_checkpoint(
+    path: Path, target: Target, sizes: dict[str, int], ask: bool, **exporting: Any
+) -> list[EngineCoverage]:
+    """A checkpoint, exported in float for every engine of a target that has a rule table."""
+    task = tasks.of(checkpoints.check_folder(path))
+    engines = [each for each in target.engines if each.coverage_rules]
+    if not engines:
+        raise InputError(
+            f"{path} is a checkpoint, and there is no engine of target '{target.name}' with a rule table to export it "
+            "for; give an ONNX or a LiteRT file."
+        )
+    unknown = sorted(set(sizes) - {"batch", "length"})
+    if unknown:
+        raise InputError(f"--size {unknown[0]}: of a checkpoint batch and length can be given.")
+    length = sizes.setdefault("length", min(LENGTH, checkpoints.inspect(path, task).model_limit))
+    found = []
     with tempfile.TemporaryDirectory(prefix="toolkit-inspect-") as folder:
-        for engine in (each.name for each in target.engines if each.coverage_rules):
-            output = Path(folder) / engine
-            steps.export(
-                str(path), str(output), engine=engine, lengths=[given.setdefault("length", LENGTH)],
-                opset=target.engine(engine).onnx_opset_max if FORMAT_OF_ENGINE[engine] == "onnx" else None,
-                cache_dir=cache_dir, allow_code=allow_code, reporter=reporter,
-            )  # fmt: skip
-            file = next(output.glob(f"*{_FORMATS[FORMAT_OF_ENGINE[engine]]}"))
-            found += [_one(file, target, name, given, ask) for name in tables if name == engine]
+        for engine in engines:
+            output = Path(folder) / engine.name
+            opset = engine.onnx_opset_max if (engine.onnx_opset_max or 0) >= OLDEST_OPSET else None
+            steps.export(str(path), str(output), engine=engine.name, lengths=[length], opset=opset, **exporting)
+            file = output / read_json(output / "artifact.json")["path"]
+            found.append(_one(file, target, engine.name, sizes, ask))
     return found
 
 
@@ -126,10 +139,12 @@ def _of_file(
             f"{path}: no runtime of target '{target.name}' that has a rule table reads {path.suffix} files; those that "
             f"have one: {known}."
         )
-    unknown = sorted(set(sizes) - set(costing.complete(path, sizes)))
-    if unknown:
-        known = ", ".join(costing.complete(path, {})) or "none"
-        raise InputError(f"--size {unknown[0]}: {path} has no such dynamic axis; it has: {known}.")
+    used = costing.complete(path, sizes)
+    for name, size in sizes.items():
+        if name not in used:
+            raise InputError(f"--size {name}: {path} has no such dynamic axis; it has: {', '.join(used) or 'none'}.")
+        if used[name] != size:
+            raise InputError(f"--size {name}={size}: {path} is looked at in its first graph, of {name} {used[name]}.")
     return [_one(path, target, name, sizes, ask) for name in fitting]
 
 
@@ -186,13 +201,14 @@ def offender_rows(found: Coverage, most: int) -> list[tuple[str, ...]]:
 
 def verdict(each: EngineCoverage) -> str:
     """One line on an engine: within its limit, above it, or why neither is said."""
-    share = each.coverage.fallback.multiply_adds
-    if share is None:
-        return f"{each.engine}: {each.coverage.note}"
-    said = f"{each.engine}: {_percent(share)} of the multiply-adds falls back"
+    fallen = each.coverage.fallback
+    said = f"{each.engine}: {fallen.operators} operators fall back"
+    if fallen.multiply_adds is not None:
+        said += f", {gate.percent(fallen.multiply_adds)} of the multiply-adds"
     if each.limit is None:
         return f"{said}; the target sets no limit"
-    return f"{said}, at most {_percent(each.limit)} may: {'within the limit' if each.passed else 'ABOVE THE LIMIT'}"
+    outcome = {True: "within the limit", False: "ABOVE THE LIMIT", None: "not known"}[each.passed]
+    return f"{said}; {gate.allowed(each.limit)}: {outcome}"
 
 
 def observation(observed: Observed, operators: int) -> str:
@@ -206,6 +222,4 @@ def observation(observed: Observed, operators: int) -> str:
 
 
 def _percent(share: float | None) -> str:
-    from toolkit.gates.coverage import percent
-
-    return "-" if share is None else percent(share)
+    return "-" if share is None else gate.percent(share)

@@ -73,7 +73,7 @@ def _coverage(
                 click.echo(f"and {len(offenders) - len(shown)} more reasons: --all")
     for each in found:
         click.echo(f"{target_coverage.verdict(each)}.")
-        if each.coverage.note and each.coverage.fallback.multiply_adds is not None:
+        if each.coverage.note:
             click.echo(f"  {each.coverage.note}")
         if each.observed:
             click.echo(f"  {target_coverage.observation(each.observed, each.coverage.operators)}")

@@ -108,7 +108,8 @@ class Offender:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a rule table says of a file. `note` says at which sizes costs were counted, or why they are not known."""
+    """What a rule table says of a file. `note` says at which sizes costs were counted, and what was not; `counted` is
+    whether all were."""
 
     table: str
     title: str
@@ -118,6 +119,7 @@ class Coverage:
     partitions: int
     crossings: int
     offenders: list[Offender]
+    counted: bool
     note: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,12 +171,8 @@ def of(path: Path, table: Table, sizes: Mapping[str, int]) -> Coverage:
     """What a table says of a file, in shares. `sizes` are those of its inputs' dynamic axes by name, as of
     `toolkit.costs.operations`; an axis that is not named is 1 if it is the first, else 128. Raises InputError."""
     placements = predict(path, table)
-    costs, note = costing.of(path, len(placements), sizes)
-    return summary(placements, table, costs, note)
-
-
-def summary(placements: Sequence[Placement], table: Table, costs: Sequence[costing.Cost] | None, note: str) -> Coverage:
-    """Placements in shares. `costs` has one entry for each; None: they are not known."""
+    counts = costing.of(path, len(placements), sizes)
+    costs = counts.costs
     fallen = [n for n, each in enumerate(placements) if each.taken is False]
     unknown = [n for n, each in enumerate(placements) if each.taken is None]
     return Coverage(
@@ -186,7 +184,8 @@ def summary(placements: Sequence[Placement], table: Table, costs: Sequence[costi
         runtime(table.engine).parts(placements),
         partitions.crossings(placements),
         _offenders(placements, costs),
-        note,
+        counts.complete,
+        counts.note,
     )
 
 

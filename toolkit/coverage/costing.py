@@ -22,34 +22,37 @@ class Cost:
     bytes: int
 
 
-def of(path: Path, count: int, sizes: Mapping[str, int]) -> tuple[list[Cost] | None, str]:
-    """The costs of a file's `count` operators, and a note: the sizes that they were counted at, or why they are not
-    known (then None)."""
+@dataclass(frozen=True)
+class Counts:
+    """The costs of a file's operators, in its order; None: they are not known. `note` says at which sizes they were
+    counted and what could not be, `complete` that nothing is missing."""
+
+    costs: list[Cost] | None
+    complete: bool
+    note: str
+
+
+def of(path: Path, count: int, sizes: Mapping[str, int]) -> Counts:
+    """The costs of a file's `count` operators at the sizes of its dynamic axes."""
     try:
         used = complete(path, sizes)
         operations = costs.operations(path, used)
         outer = _outer(path)
     except InputError as error:
-        return None, f"multiply-adds and bytes are not known: {error}"
-    said = ", ".join(f"{name}={size}" for name, size in used.items())
-    note = f"counted at {said}" if said else ""
+        return Counts(None, False, f"multiply-adds and bytes are not known: {error}")
     if len(outer) != len(operations) or max(outer, default=0) >= count:
-        return (
-            None,
-            "multiply-adds and bytes are not known: the file has graphs inside graphs that cannot be told apart",
-        )
+        return Counts(None, False, "multiply-adds and bytes are not known: the file's graphs cannot be told apart")
     found = [Cost(0, 0)] * count
     for place, operation in zip(outer, operations, strict=True):
         before = found[place]
         found[place] = Cost(before.multiply_adds + operation.multiply_adds, before.bytes + operation.bytes)
     uncounted = sum(each.runs > 0 and each.shape is None for each in operations)
+    notes = []
+    if used:
+        notes.append("counted at " + ", ".join(f"{name}={size}" for name, size in used.items()))
     if uncounted:
-        note = (
-            f"{note}; {uncounted} operators could not be counted"
-            if note
-            else f"{uncounted} operators could not be counted"
-        )
-    return found, note
+        notes.append(f"{uncounted} operators could not be counted")
+    return Counts(found, not uncounted, "; ".join(notes))
 
 
 def complete(path: Path, sizes: Mapping[str, int]) -> dict[str, int]:

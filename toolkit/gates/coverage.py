@@ -8,7 +8,6 @@ from typing import Any
 from toolkit.gates import Verdict
 
 NAME = "coverage"
-LIMIT_KEY = "max_fallback"  # of an engine in a profile
 
 
 def check(found: Mapping[str, Any] | None, limit: float | None) -> Verdict:
@@ -23,8 +22,12 @@ def check(found: Mapping[str, Any] | None, limit: float | None) -> Verdict:
 
 
 def exceeds(found: Mapping[str, Any], limit: float | None) -> bool:
-    """Whether more than `limit` of the multiply-adds falls back."""
-    share = found["fallback"]["multiply_adds"]
+    """Whether more than `limit` of the multiply-adds falls back; with a limit of 0 no operator may, for what costs no
+    multiply-add keeps an engine from being built as well."""
+    fallen = found["fallback"]
+    if limit == 0:
+        return bool(fallen["operators"])
+    share = fallen["multiply_adds"]
     return limit is not None and share is not None and share > limit
 
 
@@ -56,9 +59,13 @@ def percent(share: float) -> str:
 def _limit(found: Mapping[str, Any], limit: float | None) -> str:
     if limit is None:
         return ""
-    if found["fallback"]["multiply_adds"] is None:
-        return f"; {found['note']}"
-    return f"; at most {percent(limit)} may"
+    said = f"; {allowed(limit)}"
+    return said if found["counted"] else f"{said}; {found['note']}"
+
+
+def allowed(limit: float) -> str:
+    """A limit in words."""
+    return f"at most {percent(limit)} may" if limit else "none may"
 
 
 def _worst(found: Mapping[str, Any]) -> str:

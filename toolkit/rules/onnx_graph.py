@@ -26,7 +26,8 @@ _FUSED_DOMAIN = "com.microsoft"
 @dataclass(frozen=True)
 class Finding:
     """A node that a runtime does not take. `rule` is a rule of targets/shared/limits.yaml, or the operator's name
-    where the table's own line on that operator refuses it, or `opset` of the model as a whole."""
+    where the table's own line on that operator refuses it, `opset` of the model as a whole, or one of
+    `toolkit.rules.onnx_precision`."""
 
     node: str
     operator: str

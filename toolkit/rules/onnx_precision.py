@@ -119,22 +119,30 @@ def _kept(
     final: dict[str, str] = {}
     for name in inputs:
         pair = wiring.producers.get(name)
-        same = [pair] if pair is None or pair.op_type != _QUANTIZE else _equal(pair, wiring)
+        same = [pair] if pair is None or pair.op_type != _QUANTIZE else _equal(pair, graph, wiring)
         final[name] = _final(same, name, graph, table, wiring)
     for quantize in outputs[:1]:
-        final[quantize.output[0]] = _final(_equal(quantize, wiring), quantize.output[0], graph, table, wiring)
+        final[quantize.output[0]] = _final(_equal(quantize, graph, wiring), quantize.output[0], graph, table, wiring)
     kept = next((name for name, dtype in final.items() if dtype in table.exchanged), None)
     if kept is None or (len(set(final.values())) == 1 and final[kept] in (rule.shared or ())):
         return None
     return f"{kept} stays {final[kept]}, for several nodes read it, where it wants {table.exchanged[final[kept]]}"
 
 
-def _equal(quantize: Any, wiring: _Wiring) -> list[Any]:
+def _equal(quantize: Any, graph: Graph, wiring: _Wiring) -> list[Any]:
     """A QuantizeLinear with those that do the same to the same tensor, which the runtime makes one."""
+    siblings = [each for each in wiring.readers.get(quantize.input[0], []) if each is not None]
+    own = _parameters(quantize, graph)
+    return [each for each in siblings if each.op_type == _QUANTIZE and _parameters(each, graph) == own]
+
+
+def _parameters(quantize: Any, graph: Graph) -> list[Any]:
+    """Scale and zero point, by value where they are constant."""
+    from onnx import numpy_helper
+
     return [
-        reader
-        for reader in wiring.readers.get(quantize.input[0], [])
-        if reader is not None and reader.op_type == _QUANTIZE and len(reader.output) == len(quantize.output)
+        numpy_helper.to_array(graph.constants[name]).tolist() if name in graph.constants else name
+        for name in quantize.input[1:]
     ]
 
 
