@@ -17,7 +17,7 @@ from toolkit import rules
 from toolkit.errors import InputError
 from toolkit.export import litert as litert_export
 from toolkit.export import onnx as onnx_export
-from toolkit.rules import observe, observe_litert, observe_onnxruntime, read_onnx_tensorrt
+from toolkit.rules import observe, observe_litert, observe_onnxruntime, observe_xnnpack, read_onnx_tensorrt
 from toolkit.rules.table import OperatorRule
 
 
@@ -75,6 +75,11 @@ def test_onnxruntime_opens_what_its_table_supports(op: str, dtype: str, opens: b
 def test_litert_has_the_operators_of_its_table() -> None:
     table = shipped("litert-2.3", "ai-edge-litert")
     assert as_rules(observe_litert.operators(sys.executable)) == table.operators
+
+
+def test_xnnpack_takes_the_operators_of_its_table() -> None:
+    table = shipped("xnnpack-2.3", "ai-edge-litert")
+    assert as_rules(observe_xnnpack.operators(sys.executable)) == table.operators
 
 
 def test_tflite_runtime_has_the_operators_of_its_table(cache_folder: Path) -> None:

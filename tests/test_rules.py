@@ -26,7 +26,8 @@ def verdict(table: str, op: str, **known: Any) -> tuple[str, str]:
 def test_the_runtimes_that_profiles_speak_of_have_tables() -> None:
     assert set(rules.names()) >= {
         "tensorrt-8.2", "tensorrt-8.5", "tensorrt-8.6", "tensorrt-10.3", "tensorrt-10.13", "tensorrt-10.16",
-        "tensorrt-11", "tensorrt-rtx-1.7", "onnxruntime-1.31", "litert-2.3", "tflite-runtime-2.14", "edgetpu", "dla",
+        "tensorrt-11", "tensorrt-rtx-1.7", "onnxruntime-1.31", "litert-2.3", "tflite-runtime-2.14", "xnnpack-2.3",
+        "edgetpu", "dla",
     }  # fmt: skip
 
 

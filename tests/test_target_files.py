@@ -236,3 +236,45 @@ def test_lint_finds_what_nothing_uses_and_a_faulty_table(folder: Path) -> None:
         "no profile names 'not-used'",
         "no profile names 'lonely'",
     ]
+
+
+# What may fall back
+
+
+def test_the_share_that_may_fall_back_depends_on_what_runs_it(board: Path) -> None:
+    jetson = target.resolve("jetson")
+    assert jetson.engine("tensorrt").fallback_limit == 0
+    assert jetson.engine("litert").fallback_limit == target.schema.DEFAULT_FALLBACK
+    assert jetson.engine("onnxruntime").fallback_limit is None
+    assert jetson.engine("litert").coverage_rules == "xnnpack-2.3"
+    assert jetson.engine("onnxruntime").coverage_rules == "onnxruntime-1.31"
+    assert target.load_file(board).engine("litert").coverage_rules is None
+    change(board, "precisions: [fp32, int8]", "precisions: [fp32, int8]\n    max_fallback: 0.25")
+    assert target.load_file(board).engine("litert").fallback_limit == 0.25
+    assert target.lint(board) == []  # a setting, which needs no source
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("delegate: xnnpack-9", "there is no rule table 'xnnpack-9'"),
+        ("delegate: tensorrt-10.3", "the rule table 'tensorrt-10.3' is of no delegate of litert"),
+    ],
+)
+def test_a_delegate_that_is_none_is_found(line: str, said: str, board: Path) -> None:
+    change(board, "precisions: [fp32, int8]", f"precisions: [fp32, int8]\n    {line}")
+    assert [said in problem for problem in target.lint(board)] == [True]
+
+
+def test_a_share_above_one_is_refused(board: Path) -> None:
+    change(board, "precisions: [fp32, int8]", "precisions: [fp32, int8]\n    max_fallback: 10")
+    assert "max_fallback" in refusal(board)
+
+
+def test_an_image_with_another_litert_has_no_table_of_its_delegate(board: Path) -> None:
+    change(board, "precisions: [fp32, int8]", "precisions: [fp32, int8]\n    delegate: xnnpack-2.3")
+    image = "images:\n  - {id: own, title: Own, versions: {litert: VERSION}, source: data sheet, confidence: read}\n"
+    text = board.read_text(encoding="utf-8")
+    for version, delegate in (("2.3.1", "xnnpack-2.3"), ("2.5.0", None)):
+        board.write_text(text + image.replace("VERSION", f'"{version}"'), encoding="utf-8")
+        assert target.resolve(f"{board}@own").engine("litert").delegate == delegate

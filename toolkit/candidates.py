@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit import answers, estimate, rules, tasks
+from toolkit import answers, costs, estimate, rules, tasks
 from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import ToolkitError
 from toolkit.export import FORMAT_OF_ENGINE, STATIC, onnx_lower
-from toolkit.gates import Verdict, classes, memory, operators, parity, parser, score, size, speed
+from toolkit.gates import Verdict, classes, coverage, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
@@ -35,12 +35,11 @@ PARITY_EXAMPLES = 256
 # Bytes of a model from which on there is no more than one at a time in memory than must be.
 SIDE_BY_SIDE = 1_000_000_000
 MOST_LENGTHS = 8  # of a LiteRT file: each is a graph, about 90 kB
-# Estimates of two engines on one processor differ by nothing but rounding; within this factor they are not told apart.
-_ESTIMATE_MARGIN = 1.15
+# Two engines' files of one model have different operators, so their estimates differ by up to a quarter although the
+# profile says nothing of the engines; a calibration is off by less. Within this factor they are not told apart.
+_ESTIMATE_MARGIN = 1.4
 # The rule of tables of runtimes that take no notice of a scale per output channel.
 ONE_SCALE = "per-channel-fully-connected"
-# Nodes that say how their neighbours compute: engines that take them fuse them away.
-_FUSED = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass
@@ -51,6 +50,7 @@ class Candidate:
     built: Finished | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
     preflight: Finished | None = None  # of one that something else runs on the device than here
+    coverage: Finished | None = None  # of one whose engine has a rule table
     answers: Finished | None = None  # the evaluation that covers the most examples so far
     verdicts: list[Verdict] = field(default_factory=list)
     agreement: dict[str, Any] = field(default_factory=dict)
@@ -108,6 +108,7 @@ class Candidate:
             "agreement": self.agreement,
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
             "validation": self.validation,
+            "coverage": self.coverage.report if self.coverage else None,
             "outcome": self.outcome,
         }
 
@@ -261,6 +262,25 @@ class Workshop:
             inputs={"source": built.sha256},
         )
 
+    def coverage(self, built: Finished, engine: str, name: str) -> Finished | None:
+        """How much of an artifact the engine's rule table says falls back; None if the profile names no table."""
+        table = self.target.engine(engine).coverage_rules
+        if table is None:
+            return None
+        lengths = self.data_report["lengths"]
+        return self.runner.run(
+            "coverage",
+            built.output,
+            {
+                "rules": table,
+                "rules_sha256": sha256_json(rules.load(table).model_dump(mode="json")),
+                "sizes": {"batch": 1, **({"length": max(lengths)} if lengths else {})},
+            },
+            title=f"coverage {name}{self.suffix}",
+            reason="a share of the multiply-adds that falls back costs more than a count of nodes says",
+            inputs={"source": built.sha256},
+        )
+
 
 def file_kind(engine: str) -> str:
     """What people call the files that an engine runs."""
@@ -307,6 +327,7 @@ def make(workshop: Workshop) -> list[Candidate]:
                 candidate.built, candidate.artifact = built, artifact
                 if workshop.needs_preflight(candidate.plan.engine):
                     candidate.preflight = workshop.preflight(built, candidate.plan.engine, candidate.name)
+                candidate.coverage = workshop.coverage(built, candidate.plan.engine, candidate.name)
                 # A float build of the original has its score to within rounding; that of another model may not.
                 part = candidate.plan.method is None and workshop.checkpoint.sha256 == workshop.original.sha256
                 first = PARITY_EXAMPLES if part else None
@@ -348,6 +369,8 @@ def judge_answers(workshop: Workshop, candidate: Candidate) -> None:
         candidate.verdicts.append(operators.check(found["rules"]))
         if candidate.plan.engine == "tensorrt":
             candidate.verdicts.append(parser.check(found["parser"]))
+    limit = workshop.target.engine(candidate.plan.engine).fallback_limit
+    candidate.verdicts.append(coverage.check(candidate.coverage.report if candidate.coverage else None, limit))
     if candidate.plan.method is None:
         candidate.verdicts.append(parity.check(workshop.answers(workshop.own), said, task.ANSWERS))
     examples = task.read_examples(workshop.data.output, "eval")[: candidate.metrics["examples"]]
@@ -376,25 +399,23 @@ def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]
     cpu = [c for c in built if workshop.target.engine(c.plan.engine).processor == "cpu"]
     if workshop.measurable and cpu:
         report = measure(workshop, {candidate.name: candidate for candidate in cpu})
-    assert workshop.own is not None  # noqa: S101 - made before anything is timed
     for candidate in built:
         if candidate.latency is None:
-            candidate.latency = estimated(workshop, candidate, workshop.own.report.get("operations"))
+            candidate.latency = estimated(workshop, candidate)
     return report
 
 
-def estimated(workshop: Workshop, candidate: Candidate, operations: float | None) -> Latency | None:
-    """What the target's profile says of a candidate's latency; `operations` is the arithmetic of one inference, if it
-    is known."""
-    if operations is None:
-        return None
+def estimated(workshop: Workshop, candidate: Candidate) -> Latency | None:
+    """What the target's profile says of the latency of a built candidate, for an input of the mean length."""
+    assert candidate.built is not None  # noqa: S101 - what is not built has no file
+    path = candidate.built.output / candidate.artifact["path"]
+    sizes = {"batch": 1}
+    if "tokens" in workshop.data_report:
+        mean = round(workshop.data_report["tokens"]["mean"])
+        sizes["length"] = max(1, min(mean, workshop.data_report["encoding"].get("max_length", mean)))
+    engine = workshop.target.engine(candidate.plan.engine)
     return estimate.latency(
-        workshop.target,
-        workshop.target.engine(candidate.plan.engine),
-        candidate.plan.precision,
-        operations=operations,
-        weight_bytes=candidate.artifact["weight_bytes_read"],
-        operators=sum(n for kind, n in candidate.artifact["operators"].items() if kind not in _FUSED),
+        workshop.target, engine, candidate.plan.precision, costs.of_engine(path, sizes, engine.name)
     )
 
 

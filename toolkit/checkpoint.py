@@ -85,11 +85,6 @@ class Checkpoint:
         return int(self.config.get("hidden_size") or self.config.get("dim") or 0)
 
     @property
-    def body_parameters(self) -> int:
-        """Parameters but those of tables that are looked up: what an inference multiplies with."""
-        return sum(math.prod(shape) for name, (_, shape) in self.tensors.items() if "embeddings." not in name)
-
-    @property
     def heads(self) -> int:
         """How many attention heads a layer has by the config; 0 if it tells none."""
         return int(self.config.get("num_attention_heads") or self.config.get("n_heads") or 0)

@@ -1,4 +1,4 @@
-"""What a folder is: a bundle or a checkpoint, told from its own files. Loads no engine and no framework."""
+"""What a folder or a file is: a bundle, a checkpoint, an ONNX or a LiteRT file. Loads no engine and no framework."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import checkpoint as checkpoints
-from toolkit import tasks
+from toolkit import model_file, tasks
 from toolkit.errors import InputError
 from toolkit.runtime import manifest as manifests
 from toolkit.tensorrt import rungs
@@ -15,7 +15,9 @@ _MEASURED = ("score", "size", "latency")
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Facts about a bundle or a checkpoint folder. Raises InputError if it is neither, or damaged."""
+    """Facts about a bundle or a checkpoint folder, or a model file. Raises InputError if it is none, or damaged."""
+    if path.suffix in model_file.SUFFIXES:
+        return model_file.inspect(path)
     if (path / manifests.FILE_NAME).exists():
         manifest = manifests.read(path)
         manifests.verify_files(manifest)

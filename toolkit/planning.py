@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import toolkit
 from toolkit import checkpoint as checkpoints
-from toolkit import demo, graphs, hub, modules, recipe, stages, tasks
+from toolkit import demo, estimate, graphs, hub, modules, recipe, stages, tasks
 from toolkit import target as targets
 from toolkit.adapters import peft_folder
 from toolkit.cache import Cache, open_cache
@@ -314,11 +314,11 @@ def budgets_of(options: Options, target: Target) -> recipe.Budgets:
 def check_latency(budgets: recipe.Budgets, target: Target) -> None:
     """Refuse a latency budget for a target whose latency can neither be measured here nor estimated."""
     most, given_by = budgets.of("max_latency_ms")
-    rates = [target.peaks[engine.processor] for engine in target.engines if engine.processor in target.peaks]
-    if most is not None and not rates and not local.stands_for(target):
+    known = [e for e in target.engines if e.processor in target.peaks or estimate.is_calibrated(target, e)]
+    if most is not None and not known and not local.stands_for(target):
         raise InputError(
             f"{given_by} {most:g} ms: no latency on '{target.name}' can be told. It is not this machine, and its "
-            "profile has no peak rates of what runs the model."
+            "profile has neither a calibration nor peak rates of what runs the model."
         )
 
 

@@ -6,9 +6,10 @@ import html as markup
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from toolkit import answers, plot, tasks
+from toolkit import answers, estimate, plot, tasks
 from toolkit.bench.statistics import compare
 from toolkit.devices import local
+from toolkit.gates import coverage
 from toolkit.tensorrt import rungs
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def summarize(
             f"{timing['threads']} thread, builds in turn; on this machine: {device['cpu_model']}"
         )
     elif winner.latency is not None:
-        latency["how"] = f"estimate from the profile of {workshop.target.name}; nothing was run there"
+        known = estimate.is_calibrated(workshop.target, workshop.target.engine(winner.plan.engine))
+        basis = f"{'calibration' if known else 'profile'} of {workshop.target.name}"
+        latency["how"] = f"estimate from the {basis}; nothing was run there"
     else:
         latency["how"] = f"not known: nothing to estimate it by for {workshop.target.name}, and nothing was run there"
     siblings = {}
@@ -268,6 +271,23 @@ def _metrics_section(metrics: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _coverage_section(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much of each candidate falls back, where a rule table says it."""
+    rows = [
+        (
+            c["name"], c["coverage"]["table"], f"{found['operators']} of {c['coverage']['operators']}",
+            "-" if found["multiply_adds"] is None else coverage.percent(found["multiply_adds"]),
+            "-" if found["bytes"] is None else coverage.percent(found["bytes"]),
+            c["coverage"]["partitions"],
+        )
+        for c in candidates
+        if c["coverage"]
+        for found in [c["coverage"]["fallback"]]
+    ]  # fmt: skip
+    head = ("candidate", "rule table", "operators that fall back", "of the multiply-adds", "of the bytes", "parts")
+    return ["<h2>Coverage</h2>", _table(head, rows)] if rows else []
+
+
 def _validation_section(found: Mapping[str, Any] | None, build: Mapping[str, Any] | None) -> list[str]:
     """How far the validation reached of what is built on the device, and what became of its engine."""
     if found is None:
@@ -317,6 +337,7 @@ def html(summary: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], reci
         _table(("candidate", "size", summary["score"]["name"], "latency", "outcome"), candidates),
         "<h2>Gates</h2>",
         _table(("candidate", "gate", "verdict", "why"), verdicts),
+        *_coverage_section(summary["candidates"]),
         *_metrics_section(summary["score"]["metrics"]),
         *_behaviour_section(summary["behaviour"]),
         *_chain_section(summary),

@@ -147,8 +147,7 @@ class Search:
             against = compare(candidate.times, pair["before"].times, workshop.recipe.seed)
             latency_before = pair["before"].latency
         else:
-            assert workshop.own is not None  # noqa: S101 - made together with the candidate
-            candidate.latency = candidate_steps.estimated(workshop, candidate, workshop.own.report["operations"])
+            candidate.latency = candidate_steps.estimated(workshop, candidate)
             latency_before = before.candidate.latency
         verdict = economy.check(
             before.candidate.artifact["size_bytes"], candidate.artifact["size_bytes"],
@@ -314,19 +313,8 @@ class Search:
                 self.basis.plan.engine, built.output, built.sha256, MEMORY_EXAMPLES, label
             )
         if not self.measured:
-            operations = self._operations(workshop, checkpoint, label)
-            candidate.latency = candidate_steps.estimated(self.workshop, candidate, operations)
+            candidate.latency = candidate_steps.estimated(self.workshop, candidate)
         return candidate
-
-    def _operations(self, workshop: Workshop, checkpoint: Checkpoint, label: str) -> float:
-        """Arithmetic of one inference: from the original's by the share of the weights that are not looked up; counted
-        where weights are used many times, by convolutions."""
-        assert self.workshop.reference is not None  # noqa: S101
-        if not self.plan.layers:
-            counted = workshop.evaluate("torch", checkpoint.folder, checkpoint.sha256, 1, label)
-            return float(counted.report["operations"])
-        share = checkpoint.body_parameters / self.workshop.original.body_parameters
-        return float(self.workshop.reference.report["operations"]) * share
 
     def _add_coverages(self, base: Link) -> None:
         """The same shapes with smaller vocabularies, whose size follows from the tokens: latency does not change."""

@@ -62,6 +62,14 @@ def dump(data: Any, width: int = 110) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
+def dump_line(data: dict[str, Any]) -> str:
+    """A mapping as YAML on one line, without its end."""
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True
+    )
+    return text.rstrip("\n")
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True  # equal parts are written out each time

@@ -96,6 +96,16 @@ def lengths(text: str | None) -> list[int] | None:
     return wanted
 
 
+def sizes(given: tuple[tuple[str, Any], ...]) -> dict[str, int]:
+    """`--size NAME=N` as a dictionary. Raises InputError."""
+    from toolkit.errors import InputError
+
+    for name, size in given:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"--size {name}={size}: a size is a whole number from 1 on.")
+    return dict(given)
+
+
 def data_options(function: F) -> F:
     """What every verb that reads labelled examples takes."""
     for option in reversed(

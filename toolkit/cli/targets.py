@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import output
+from toolkit.cli import calibrate, output
 
 KINDS = {
     "x86": "PCs and servers", "board": "Boards", "jetson": "NVIDIA Jetson", "phone": "Phones", "apple": "Apple",
@@ -20,7 +20,7 @@ KINDS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, kind: str | None) -> None:
-    """List, show, compare, lint and start hardware profiles; show the rules of their runtimes.
+    """List, show, compare, lint, start and calibrate hardware profiles; show the rules of their runtimes.
 
     \b
     Examples:
@@ -29,10 +29,14 @@ def command(ctx: click.Context, as_json: bool, kind: str | None) -> None:
       toolkit targets diff jetson-orin-nano-8gb jetson-orin-nano-8gb-super
       toolkit targets new my-board --like raspberry-pi-5
       toolkit targets lint my-board.yaml
+      toolkit targets calibrate -o my-server.yaml
       toolkit targets rules tensorrt-10.3 TopK
     """
     if ctx.invoked_subcommand is None:
         _list(as_json, kind)
+
+
+command.add_command(calibrate.command)
 
 
 @command.command(name="list")

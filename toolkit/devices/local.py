@@ -127,9 +127,17 @@ def as_target() -> Target:
         memory=target.Memory(ram_gb=memory),
         engines=[
             target.EngineSupport.model_validate(
-                {"name": name, "precisions": ["fp32", "int8"], "rules": _rules_of(name, package)}
+                {
+                    "name": name,
+                    "precisions": ["fp32", "int8"],
+                    "rules": _rules_of(name, package),
+                    "delegate": _rules_of(delegate, package) if delegate else None,
+                }
             )
-            for name, package in (("litert", "ai-edge-litert"), ("onnxruntime", "onnxruntime"))
+            for name, package, delegate in (
+                ("litert", "ai-edge-litert", "xnnpack"),
+                ("onnxruntime", "onnxruntime", None),
+            )
         ],
         sources=[
             target.Source(

@@ -15,8 +15,6 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from packaging.specifiers import SpecifierSet
-
 from toolkit import shipped, strict_yaml
 from toolkit.errors import InputError
 from toolkit.rules.constraints import Constraint
@@ -50,7 +48,7 @@ def load(name: str) -> Table:
 def fitting(engine: str, version: str) -> Table | None:
     """The table that holds for `version` of the engine's runtime; None if there is none."""
     tables = (load(name) for name in names())
-    return next((t for t in tables if t.engine == engine and SpecifierSet(t.versions).contains(version)), None)
+    return next((t for t in tables if t.engine == engine and t.holds_for(version)), None)
 
 
 @cache

@@ -2,11 +2,12 @@
 
     python -m toolkit.rules.observe onnxruntime                       # what is installed here
     python -m toolkit.rules.observe litert
+    python -m toolkit.rules.observe xnnpack
     python -m toolkit.rules.observe tflite-runtime --python VENV/bin/python
     python -m toolkit.rules.observe tensorrt-rtx --python VENV/bin/python
     python -m toolkit.rules.observe onnx-tensorrt --file operators.md --version 8.6
 
-The first four ask a runtime, the last reads the list of operators that NVIDIA's parser for ONNX publishes with each
+The first five ask a runtime, the last reads the list of operators that NVIDIA's parser for ONNX publishes with each
 release. Each prints the operators of a table as YAML, one a line, or puts them into a table with `--into FILE`: what
 stands above `operators:` in that file is written by hand and stays.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import yaml
 
 from toolkit.errors import ToolkitError
-from toolkit.rules import observe_litert, observe_onnxruntime, observe_tensorrt_rtx, read_onnx_tensorrt
+from toolkit.rules import observe_litert, observe_onnxruntime, observe_tensorrt_rtx, observe_xnnpack, read_onnx_tensorrt
 
 Operators = dict[str, dict[str, Any]]
 
@@ -47,6 +48,8 @@ def observe(given: argparse.Namespace) -> Operators:
         return observe_onnxruntime.operators()
     if given.name == "litert":
         return observe_litert.operators(sys.executable)
+    if given.name == "xnnpack":
+        return observe_xnnpack.operators(sys.executable)
     if given.name == "tflite-runtime":
         return observe_litert.operators(given.python)
     if given.name == "tensorrt-rtx":
@@ -57,7 +60,7 @@ def observe(given: argparse.Namespace) -> Operators:
 def main() -> int:
     """Parse, observe, print. Exit codes as of the command line."""
     parser = argparse.ArgumentParser(prog="python -m toolkit.rules.observe", description=__doc__.splitlines()[0])
-    choices = ["onnxruntime", "litert", "tflite-runtime", "tensorrt-rtx", "onnx-tensorrt"]
+    choices = ["onnxruntime", "litert", "xnnpack", "tflite-runtime", "tensorrt-rtx", "onnx-tensorrt"]
     parser.add_argument("name", choices=choices)
     parser.add_argument("--python", help="interpreter of the environment that has the runtime")
     parser.add_argument("--file", type=Path, help="operators.md of onnx-tensorrt")

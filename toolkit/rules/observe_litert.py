@@ -23,9 +23,9 @@ def operators(python: str) -> dict[str, dict[str, Any]]:
     """Operators with their lowest and highest version, as the runtime of the interpreter `python` has them."""
     with tempfile.TemporaryDirectory() as folder:
         _write_files(Path(folder))
-        answers = _answers(python, Path(folder))
+        said = answers(python, _PROBE, Path(folder))
     found: dict[str, list[int]] = {}
-    for name, has in answers.items():
+    for name, has in said.items():
         operator, version, _ = name.split(".")
         found.setdefault(operator, []).extend([int(version)] if has else [])
     return {
@@ -63,24 +63,25 @@ def _one_operator(schema: Any, code: int, version: int) -> Any:
     return model
 
 
-def _answers(python: str, folder: Path) -> dict[str, bool]:
-    """What the probe says of each file. A file that ends its process is left out, and the probe goes on after it."""
-    answers: dict[str, bool] = {}
+def answers(python: str, probe: Path, folder: Path) -> dict[str, bool]:
+    """What a probe says of each file of a folder, run by the interpreter `python`. A file that ends the probe's process
+    is left out, and the probe goes on after it. Raises InputError if it cannot be run at all."""
+    said: dict[str, bool] = {}
     fatal: set[str] = set()
     everything = sorted(path.name for path in folder.iterdir())
     while True:
-        run = [python, str(_PROBE), str(folder), *answers, *fatal]
+        run = [python, str(probe), str(folder), *said, *fatal]
         try:
             done = subprocess.run(run, capture_output=True, text=True, check=False)
         except OSError as error:
             raise InputError(f"Cannot run {python}: {error.strerror}.") from error
         lines = [line.split() for line in done.stdout.splitlines() if line.endswith((" yes", " no"))]
-        answers |= {name: answer == "yes" for name, answer in lines}
+        said |= {name: answer == "yes" for name, answer in lines}
         if done.returncode == 0:
-            return answers
-        if not lines and not answers:
+            return said
+        if not lines and not said:
             raise InputError(f"{python} has no LiteRT runtime: {done.stderr.strip().splitlines()[-1]}")
-        left = [name for name in everything if name not in answers and name not in fatal]
+        left = [name for name in everything if name not in said and name not in fatal]
         if not left:  # it ended badly after the last file
-            return answers
+            return said
         fatal.add(left[0])

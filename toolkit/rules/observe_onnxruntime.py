@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from toolkit.errors import missing_extra
+from toolkit.rules import observe_onnxruntime_qdq
 
 _NO_END = 2**31 - 1
 # Element types as tables write them.
@@ -14,10 +15,12 @@ _DOMAINS = ("", "com.microsoft")  # ai.onnx.ml and the internal layouts are not 
 
 
 def operators() -> dict[str, dict[str, Any]]:
-    """Every operator of the CPU provider with its kernels; of the ONNX domain also those that it composes."""
+    """Every operator of the CPU provider with its kernels; of the ONNX domain also those that it composes. Those
+    that were tried between Q/DQ pairs have the formats in which they run in integers there."""
     state, onnx = _imports()
     highest = opset_and_ir()[0]
     newest = _schema_versions(onnx)
+    integers = observe_onnxruntime_qdq.forms()
     kernels: dict[str, dict[tuple[int, int | None], dict[str, list[str]]]] = {}
     for kernel in state.get_all_opkernel_def():
         if kernel.provider != "CPUExecutionProvider" or kernel.domain not in _DOMAINS:
@@ -46,7 +49,8 @@ def operators() -> dict[str, dict[str, Any]]:
         and (schema.has_function or schema.has_context_dependent_function)
         and newest["", schema.name][0] <= highest
     }
-    return made | {name: {"composed": True} for name in composed - set(made)}
+    made |= {name: {"composed": True} for name in composed - set(made)}
+    return {name: {**rule, **integers.get(name, {})} for name, rule in made.items()}
 
 
 def opset_and_ir() -> tuple[int, int]:

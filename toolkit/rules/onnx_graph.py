@@ -26,7 +26,8 @@ _FUSED_DOMAIN = "com.microsoft"
 @dataclass(frozen=True)
 class Finding:
     """A node that a runtime does not take. `rule` is a rule of targets/shared/limits.yaml, or the operator's name
-    where the table's own line on that operator refuses it, or `opset` of the model as a whole."""
+    where the table's own line on that operator refuses it, `opset` of the model as a whole, or one of
+    `toolkit.rules.onnx_precision`."""
 
     node: str
     operator: str
@@ -49,10 +50,11 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """A model's nodes with what is known of their tensors."""
+class Graph:
+    """A model's nodes with what is known of their tensors, those of inner graphs too."""
 
     model: Any
+    opsets: Mapping[str, int]
     dtypes: Mapping[str, str]
     shapes: Mapping[str, list[int | str | None]]
     constants: Mapping[str, Any]
@@ -61,11 +63,9 @@ class _Graph:
 def check(path: Path, table: Table) -> Findings:
     """Hold every node of an ONNX file against a table. Raises MissingDependencyError without onnx, InputError for a
     file that cannot be read."""
-    graph = _read(onnx_file.read(path))
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in graph.model.opset_import}
-    refused, unknown = _opset(table, opsets), set()
-    for node in graph.model.graph.node:
-        found = _limit(node, graph, table) or _rule(node, graph, table, opsets)
+    graph = read(onnx_file.read(path))
+    refused, unknown = [finding for finding in [opset(graph, table)] if finding], set()
+    for found in findings(graph, table):
         if isinstance(found, Finding):
             refused.append(found)
         elif found is not None:
@@ -73,15 +73,36 @@ def check(path: Path, table: Table) -> Findings:
     return Findings(len(graph.model.graph.node), refused, sorted(unknown))
 
 
-def _opset(table: Table, opsets: Mapping[str, int]) -> list[Finding]:
-    """The one finding of a model whose opset the runtime does not read; its nodes are not held against it again."""
-    opset = opsets.get("ai.onnx", 0)
-    if (table.opset_min or 0) <= opset <= (table.opset_max or opset):
-        return []
-    return [Finding("", "", "opset", f"{table.title} takes {table.opsets}; this is {opset}", "export with --opset")]
+def findings(graph: Graph, table: Table) -> list[Finding | str | None]:
+    """For each node of the main graph the rule that refuses it, or something in a graph inside it; the name of an
+    operator that the table does not know; or None if it is taken. What the model's opset breaks is not told again."""
+    return [_finding(node, graph, table) for node in graph.model.graph.node]
 
 
-def _read(model: Any) -> _Graph:
+def _finding(node: Any, graph: Graph, table: Table) -> Finding | str | None:
+    if node.op_type == "Constant" and not node.domain:  # it is read when the file is loaded; nothing runs
+        return None
+    found = _limit(node, graph, table) or _rule(node, graph, table)
+    for attribute in node.attribute:
+        if found is None and attribute.HasField("g"):
+            inside = [_finding(each, graph, table) for each in attribute.g.node]
+            refused = next((each for each in inside if isinstance(each, Finding)), None)
+            found = refused or next((each for each in inside if each is not None), None)
+            if refused is not None:
+                found = Finding(node.name, node.op_type, refused.rule, f"inside it: {refused.reason}", refused.instead)
+    return found
+
+
+def opset(graph: Graph, table: Table) -> Finding | None:
+    """The one finding of a model whose opset the runtime does not read."""
+    number = graph.opsets.get("ai.onnx", 0)
+    if (table.opset_min or 0) <= number <= (table.opset_max or number):
+        return None
+    return Finding("", "", "opset", f"{table.title} takes {table.opsets}; this is {number}", "export with --opset")
+
+
+def read(model: Any) -> Graph:
+    """What is known of a model's tensors without running it."""
     import onnx
 
     try:
@@ -90,18 +111,31 @@ def _read(model: Any) -> _Graph:
         inferred = model.graph
     dtypes: dict[str, str] = {}
     shapes: dict[str, list[int | str | None]] = {}
-    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+    values = [v for graph in graphs(inferred) for v in (*graph.input, *graph.output, *graph.value_info)]
+    for value in values:
         tensor = value.type.tensor_type
         dtypes[value.name] = _name(tensor.elem_type)
         if tensor.HasField("shape"):
             shapes[value.name] = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = node.attribute[0].t
+    constants: dict[str, Any] = {}
+    for graph in graphs(model.graph):
+        constants |= {initializer.name: initializer for initializer in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+                constants[node.output[0]] = node.attribute[0].t
     for name, tensor in constants.items():
         dtypes[name], shapes[name] = _name(tensor.data_type), list(tensor.dims)
-    return _Graph(model, dtypes, shapes, constants)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    return Graph(model, opsets, dtypes, shapes, constants)
+
+
+def graphs(graph: Any) -> Iterator[Any]:
+    """A graph and those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs(attribute.g)
 
 
 def _name(elem_type: int) -> str:
@@ -117,7 +151,7 @@ def _value(tensor: Any) -> Any:
     return onnx.numpy_helper.to_array(tensor)
 
 
-def _limit(node: Any, graph: _Graph, table: Table) -> Finding | None:
+def _limit(node: Any, graph: Graph, table: Table) -> Finding | None:
     """The first of the table's rules on quantized graphs that a node breaks."""
     for name, reason in _broken(node, graph):
         if name in table.statements:
@@ -126,7 +160,7 @@ def _limit(node: Any, graph: _Graph, table: Table) -> Finding | None:
     return None
 
 
-def _broken(node: Any, graph: _Graph) -> Iterator[tuple[str, str]]:
+def _broken(node: Any, graph: Graph) -> Iterator[tuple[str, str]]:
     """Rules of targets/shared/limits.yaml that a node breaks, and what it has that they forbid."""
     if node.domain == _FUSED_DOMAIN and node.op_type not in _QDQ:
         yield "no-fused-operators", f"{node.domain}:{node.op_type}"
@@ -147,16 +181,16 @@ def _broken(node: Any, graph: _Graph) -> Iterator[tuple[str, str]]:
         yield "zero-point-zero", f"zero point {values.reshape(-1)[values.reshape(-1).nonzero()[0][0]]}"
 
 
-def _rule(node: Any, graph: _Graph, table: Table, opsets: Mapping[str, int]) -> Finding | str | None:
+def _rule(node: Any, graph: Graph, table: Table) -> Finding | str | None:
     """What the table's line on the node's operator says: a refusal, the name of an operator that it does not know, or
     nothing."""
     verdict = table.verdict(
         node.op_type,
         domain=node.domain,
-        version=None if _opset(table, opsets) else opsets.get(node.domain or "ai.onnx"),
-        dtypes=_data_types(node, graph, opsets),
+        version=None if opset(graph, table) else graph.opsets.get(node.domain or "ai.onnx"),
+        dtypes=data_types(node, graph),
         shapes=[graph.shapes[name] for name in node.input[:1] if name in graph.shapes] or None,
-        inputs=_inputs(node, graph, opsets),
+        inputs=_inputs(node, graph),
         attributes={each.name: _attribute(each) for each in node.attribute},
     )
     if verdict.status == "unsupported":
@@ -179,23 +213,26 @@ def _formals(node: Any, schema: Any) -> list[Any]:
     return [known[min(place, len(known) - 1)] for place in range(len(node.input))] if known else []
 
 
-def _data_types(node: Any, graph: _Graph, opsets: Mapping[str, int]) -> list[str]:
-    """Element types of the inputs that share the first one's type parameter: the data, neither indices nor shapes."""
-    schema = _schema(node, opsets)
-    if schema is None or not node.input:
-        return []
+def data_types(node: Any, graph: Graph) -> dict[str, str]:
+    """Element types of the inputs that share the first one's type parameter, by its name: the data, neither indices nor
+    shapes."""
+    schema = _schema(node, graph.opsets)
+    if not node.input:
+        return {}
+    if schema is None:  # one of ONNX Runtime's own: nearly all of them call the type of their data T
+        known = graph.dtypes.get(node.input[0], "undefined")
+        return {"T": known} if node.domain == _FUSED_DOMAIN and known != "undefined" else {}
     formals = _formals(node, schema)
     # The first input of Where is its condition.
-    place = 1 if node.op_type == "Where" else 0
-    names = [
-        name for name, formal in zip(node.input, formals, strict=True) if formal.type_str == formals[place].type_str
-    ]
-    return sorted({graph.dtypes[name] for name in names if graph.dtypes.get(name, "undefined") != "undefined"})
+    parameter = formals[1 if node.op_type == "Where" else 0].type_str if formals else ""
+    names = [name for name, formal in zip(node.input, formals, strict=True) if formal.type_str == parameter]
+    dtypes = sorted({graph.dtypes[name] for name in names if graph.dtypes.get(name, "undefined") != "undefined"})
+    return {parameter: dtypes[0]} if dtypes else {}
 
 
-def _inputs(node: Any, graph: _Graph, opsets: Mapping[str, int]) -> dict[str, Any]:
+def _inputs(node: Any, graph: Graph) -> dict[str, Any]:
     """Values of the inputs after the first, by the schema's names for them."""
-    schema = _schema(node, opsets)
+    schema = _schema(node, graph.opsets)
     if schema is None:
         return {}
     named = zip(node.input, _formals(node, schema), strict=True) if schema.inputs else ()

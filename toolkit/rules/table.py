@@ -60,8 +60,28 @@ class OperatorRule(_Strict):
     kernels: list[Kernel] | None = Field(None, description="Kernels by version of the operator")
     versions: tuple[int, int] | None = Field(None, description="Lowest and highest version (LiteRT)")
     composed: bool = Field(False, description="Has no kernel; runs as the operators of its ONNX definition")
+    qdq: list[str] | None = Field(None, description="Formats in which it runs in integers between Q/DQ pairs")
+    dq: list[str] | None = Field(None, description="The same where its output is not quantized")
+    shared: list[str] | None = Field(None, description="The same where it is, and other nodes read its tensors too")
     limits: list[str] = Field(default_factory=list, description="What must hold, for people")
     constraints: list[Constraint] = Field(default_factory=list, description="What must hold, to be checked")
+
+    def types(self, version: int | None, parameter: str | None = None) -> list[str] | None:
+        """Element types that it takes, for one type parameter if it is named; None if not known."""
+        if self.kernels is None:
+            return self.dtypes
+        fitting = [kernel for kernel in self.kernels if version is None or kernel.covers(version)]
+        found: list[str] = []
+        for kernel in fitting:
+            for own, types in kernel.types.items():
+                if parameter is None or own == parameter:
+                    found += [dtype for dtype in types if dtype not in found]
+        return found or None
+
+    def takes(self, dtype: str, version: int | None, parameter: str | None = None) -> bool:
+        """Whether it has a kernel of its own for an element type (of a type parameter)."""
+        known = self.types(version, parameter)
+        return not self.composed and (known is None or dtype in known)
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,10 @@ class Table(_Strict):
     casts: dict[str, str] = Field(
         default_factory=dict, description="Element types that are turned into another one where an operator lacks them"
     )
+    exchanged: dict[str, str] = Field(
+        default_factory=dict,
+        description="Formats between Q/DQ pairs that become another one where a single node reads the tensor",
+    )
     refused_domains: list[str] = Field(default_factory=list, description="Domains of which no operator is taken")
     constraints: list[Constraint] = Field(default_factory=list, description="What every node must keep to")
     limits: list[str] = Field(default_factory=list, description="Names of rules in shared/limits.yaml")
@@ -113,6 +137,10 @@ class Table(_Strict):
         except InvalidSpecifier as error:
             raise ValueError(f"'{value}' is not a version range, such as '>=10.3,<10.4'") from error
         return value
+
+    def holds_for(self, version: str) -> bool:
+        """Whether the table speaks of a version of its package."""
+        return SpecifierSet(self.versions).contains(version)
 
     @property
     def opsets(self) -> str:
@@ -196,19 +224,7 @@ class Table(_Strict):
     ) -> str | None:
         given = dict(dtypes) if isinstance(dtypes, Mapping) else {str(i): dtype for i, dtype in enumerate(dtypes)}
         for parameter, asked in given.items():
-            known = self._types(rule, version, parameter if isinstance(dtypes, Mapping) else None)
+            known = rule.types(version, parameter if isinstance(dtypes, Mapping) else None)
             if known is not None and not {asked, self.casts.get(asked)} & set(known):
                 return f"{self.title} has {name} for {', '.join(known)}, not for {asked}"
         return None
-
-    def _types(self, rule: OperatorRule, version: int | None, parameter: str | None) -> list[str] | None:
-        """Element types that an operator takes, for one type parameter if it is named; None if not known."""
-        if rule.kernels is None:
-            return rule.dtypes
-        fitting = [kernel for kernel in rule.kernels if version is None or kernel.covers(version)]
-        found: list[str] = []
-        for kernel in fitting:
-            for own, types in kernel.types.items():
-                if parameter is None or own == parameter:
-                    found += [dtype for dtype in types if dtype not in found]
-        return found or None

@@ -61,6 +61,7 @@ _MODULES = {
     "sensitivity": "toolkit.stages.sensitivity",
     "quantize": "toolkit.stages.quantize",
     "preflight": "toolkit.stages.preflight",
+    "coverage": "toolkit.stages.coverage",
     "build": "toolkit.stages.build",
     "evaluate": "toolkit.stages.evaluate",
     "measure": "toolkit.stages.measure",

@@ -5,6 +5,7 @@ finds what a schema cannot see, `compare.py` and `draft.py` are behind `toolkit 
 """
 
 from toolkit.shipped import targets_folder
+from toolkit.target.calibration import Calibration, KernelTime
 from toolkit.target.files import aliases, available, families, load_file, narrowed, resolve, split_image
 from toolkit.target.lint import lint, lint_shared
 from toolkit.target.schema import (
@@ -34,6 +35,7 @@ __all__ = [
     "HOST",
     "SCHEMA_VERSION",
     "Budgets",
+    "Calibration",
     "Confidence",
     "Cpu",
     "Dla",
@@ -41,6 +43,7 @@ __all__ = [
     "EngineSupport",
     "Gpu",
     "Image",
+    "KernelTime",
     "Kind",
     "Memory",
     "Npu",

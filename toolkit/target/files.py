@@ -129,6 +129,7 @@ def _on_image(engine: EngineSupport, versions: Mapping[str, str]) -> EngineSuppo
     found = {
         "versions": f"=={release}.*",
         "rules": table.name if table else None,
+        "delegate": engine.delegate if engine.delegate and rules.load(engine.delegate).holds_for(version) else None,
         "onnx_opset_max": table.opset_max if table else None,
     }
     return engine.model_copy(update=found)

@@ -16,6 +16,8 @@ from toolkit.target.schema import EngineSupport, Target
 
 # Keys that hold no fact about the hardware: a setting, and what has a source of its own.
 _NO_FACTS = ("schema_version", "cpu.threads", "images", "sources")
+_DELEGATES = {"litert": ("xnnpack", "edgetpu"), "onnxruntime": (), "tensorrt": ("dla",)}  # by engine
+_SETTING = ".max_fallback"
 
 
 def lint(path: Path) -> list[str]:
@@ -30,6 +32,8 @@ def lint(path: Path) -> list[str]:
     keys = list(_keys(target.model_dump(mode="json", exclude_none=True)))
     covered = {key for source in target.sources for key in source.covers}
     for key, value in keys:
+        if key.endswith(_SETTING):
+            continue
         if isinstance(value, int | float) and not _under(key, covered) and not _under(key, _NO_FACTS):
             problems.append(f"no source covers the number '{key}'")
     for key in sorted(covered):
@@ -93,11 +97,16 @@ def _under(key: str, parents: Any) -> bool:
 
 
 def _rules_fit(engine: EngineSupport) -> Iterator[str]:
-    """What does not fit between an engine's entry and the rule table that it names."""
-    if engine.rules is None:
-        return
-    if engine.rules not in rules.names():
-        yield f"engines.{engine.name}: there is no rule table '{engine.rules}'"
+    """What does not fit between an engine's entry and the rule tables that it names."""
+    missing = [name for name in (engine.rules, engine.delegate) if name is not None and name not in rules.names()]
+    yield from (f"engines.{engine.name}: there is no rule table '{name}'" for name in missing)
+    if (
+        engine.delegate is not None
+        and not missing
+        and rules.load(engine.delegate).engine not in _DELEGATES[engine.name]
+    ):
+        yield f"engines.{engine.name}: the rule table '{engine.delegate}' is of no delegate of {engine.name}"
+    if engine.rules is None or missing:
         return
     table = rules.load(engine.rules)
     if table.engine not in (engine.name, *rules.TAKE_FILES_OF.get(engine.name, ())):

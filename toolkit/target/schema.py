@@ -13,10 +13,12 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from toolkit.target import shared
+from toolkit.target.calibration import Calibration
 from toolkit.target.shared import Image
 
 SCHEMA_VERSION = 1
 HOST = "host"
+DEFAULT_FALLBACK = 0.1  # share of the multiply-adds
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]  # of the artifacts that this toolkit makes
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int16", "int8", "int4", "int4-weights"]
@@ -128,7 +130,25 @@ class EngineSupport(_Strict):
     rules: str | None = Field(None, description="The table of what the engine takes, in targets/rules/")
     io: Literal["integer"] | None = Field(None, description="integer: a file must hold no float, at its edges neither")
     command: str | None = Field(None, description="What turns the artifact into what the device runs")
+    delegate: str | None = Field(None, description="The table of what its delegate takes: of LiteRT on a CPU, XNNPACK")
+    max_fallback: float | None = Field(None, ge=0, le=1, description="Most multiply-adds that may fall back, a share")
     note: str | None = None
+
+    @property
+    def coverage_rules(self) -> str | None:
+        """The table that says which operators run where they should."""
+        return self.delegate or self.rules
+
+    @property
+    def fallback_limit(self) -> float | None:
+        """The share of multiply-adds above which a model is refused: as the profile says, else none for TensorRT, which
+        builds all of a model or nothing, a tenth for a delegate or an accelerator, and no limit for a CPU alone, where
+        what falls back is only slower and its speed is measured."""
+        if self.max_fallback is not None:
+            return self.max_fallback
+        if self.name == "tensorrt":
+            return 0.0
+        return DEFAULT_FALLBACK if self.delegate or self.processor != "cpu" else None
 
     @field_validator("versions")
     @classmethod
@@ -189,6 +209,7 @@ class Target(_Strict):
     memory: Memory = Memory()
     peaks: dict[Processor, Peaks] = Field(default_factory=dict)
     engines: list[EngineSupport]
+    calibration: list[Calibration] = Field(default_factory=list)
     other_runtimes: list[OtherRuntime] = Field(default_factory=list)
     images: list[Annotated[Image, BeforeValidator(shared.image)]] = Field(default_factory=list)
     image: str | None = Field(None, description="The image that versions and rules are those of")
@@ -210,6 +231,11 @@ class Target(_Strict):
         names = [engine.name for engine in self.engines]
         if len(set(names)) != len(names):
             raise ValueError("an engine is listed twice")
+        for one in self.calibration:
+            if one.engine not in names or self.engine(one.engine).processor != "cpu":
+                raise ValueError(f"calibration of '{one.engine}', which is no engine of this target's CPU")
+        if len({(one.engine, one.threads) for one in self.calibration}) != len(self.calibration):
+            raise ValueError("an engine is calibrated twice for the same number of threads")
         if not self.engines and not self.other_runtimes:
             raise ValueError("neither engines nor other_runtimes: what runs a model there?")
         if self.image is not None and self.image not in [image.id for image in self.images]:
@@ -230,6 +256,10 @@ class Target(_Strict):
         if "avx512f" in self.cpu.isa:
             return 64
         return 32 if "avx2" in self.cpu.isa else 16
+
+    def calibrated(self, engine: str) -> Calibration | None:
+        """What was measured of an engine with the threads of this target; None if nothing was."""
+        return next((one for one in self.calibration if (one.engine, one.threads) == (engine, self.threads)), None)
 
     def engine(self, name: str) -> EngineSupport:
         """The support entry of engine `name`; KeyError if the target does not run it."""

@@ -3,7 +3,8 @@ imports nothing of this toolkit and needs no GPU.
 
     python ask_parser.py MODEL.onnx ANSWER.json
 
-The answer: `{"accepted": bool, "version": str, "errors": [{"node", "operator", "said"}]}`.
+The answer: `{"accepted": bool, "version": str, "errors": [{"node", "operator", "said"}], "parts": [[int]]}`; the parts
+are the places of nodes that it would take together.
 """
 
 import json
@@ -35,8 +36,10 @@ def main(model: str, answer: str) -> None:
     for place in range(parser.num_errors):
         error = parser.get_error(place)
         errors.append({"node": error.node_name(), "operator": error.node_operator(), "said": error.desc()})
+    parts = [[int(place) for place in parser.get_subgraph_nodes(part)] for part in range(parser.num_subgraphs)]
     with open(answer, "w", encoding="utf-8") as stream:  # noqa: PTH123
-        json.dump({"accepted": accepted, "version": tensorrt_rtx.__version__, "errors": errors}, stream)
+        said = {"accepted": accepted, "version": tensorrt_rtx.__version__, "errors": errors, "parts": parts}
+        json.dump(said, stream)
 
 
 if __name__ == "__main__":

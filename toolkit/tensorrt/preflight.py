@@ -7,19 +7,14 @@ operators and opsets an older release has stands in the rule tables.
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from toolkit import child, rules
-from toolkit.errors import InputError, missing_extra
+from toolkit import asking, rules
+from toolkit.errors import missing_extra
 from toolkit.rules import onnx_graph
 from toolkit.rules.onnx_graph import Finding
-from toolkit.storage import explained
 
 PACKAGE = "tensorrt-rtx-cu12"
 RULES = "tensorrt-rtx-1.7"
@@ -70,33 +65,21 @@ def ask(model: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> Preflight:
 
     Raises MissingDependencyError without the extra `tensorrt`, InputError if the file is not there.
     """
-    if not is_available():
-        raise missing_extra(PACKAGE, "tensorrt", "Asking NVIDIA's ONNX parser")
-    if not model.is_file():
-        raise InputError(f"{model} is not a file.")
-    with explained("asking the parser", model), tempfile.TemporaryDirectory(prefix="toolkit-preflight-") as folder:
-        answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-P", str(_ASK), str(model), str(answer)]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                timeout=timeout_seconds,
-                check=False,
-                env=child.environment(),
-                preexec_fn=child.bound(),
-            )
-        except subprocess.TimeoutExpired:
-            return Preflight("unknown", PACKAGE, [f"the parser did not end within {timeout_seconds:g} s"])
-        if done.returncode or not answer.is_file():
-            how = f"by signal {-done.returncode}" if done.returncode < 0 else f"with code {done.returncode}"
-            return Preflight("unknown", PACKAGE, [f"the parser's process ended {how}"])
-        said = json.loads(answer.read_text(encoding="utf-8"))
+    said = answer(model, timeout_seconds)
+    if isinstance(said, str):
+        return Preflight("unknown", PACKAGE, [said])
     parser = f"TensorRT-RTX {said['version']}"
     if said["accepted"]:
         return Preflight("accepted", parser)
     findings = onnx_graph.check(model, rules.load(RULES)).refused
     return Preflight("refused", parser, [_message(error) for error in said["errors"]], _to_the_point(findings, said))
+
+
+def answer(model: Path, timeout_seconds: float) -> dict[str, Any] | str:
+    """What `ask_parser.py` says of an ONNX file, or in words why there is no answer. Raises as `ask` does."""
+    if not is_available():
+        raise missing_extra(PACKAGE, "tensorrt", "Asking NVIDIA's ONNX parser")
+    return asking.ask(_ASK, model, timeout_seconds, "the parser")
 
 
 def _message(error: dict[str, str]) -> str:

@@ -1,0 +1,39 @@
+"""What was measured on a device: times of small kernels, per engine and number of threads. Estimates go by them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from toolkit.costs.work import Work
+
+
+class KernelTime(BaseModel):
+    """The time of one operation, of a type (`kind`) in the engine's words, of the fastest round. It stood
+    `repeats` times in a row in a file, each with weights of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    work: Work
+    kind: str = Field(min_length=1)
+    precision: Literal["fp32", "int8"]
+    multiply_adds: NonNegativeInt
+    weight_bytes: NonNegativeInt
+    activation_bytes: NonNegativeInt
+    repeats: PositiveInt
+    time_us: PositiveFloat
+
+
+class Calibration(BaseModel):
+    """One engine on the device's CPU with a number of threads. `operator_us` is what an operator costs beside its work,
+    `call_us` what an inference costs beside its operators."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: Literal["onnxruntime", "litert"]
+    version: str
+    threads: PositiveInt
+    operator_us: NonNegativeFloat
+    call_us: NonNegativeFloat
+    kernels: Annotated[list[KernelTime], Field(min_length=1)]
