@@ -179,7 +179,7 @@ def test_a_relu_that_quantization_implies_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_runtime_without_exchanged_formats_runs_shared_tensors_in_integers(tmp_path: Path) -> None:
-    """As ONNX Runtime does on other CPUs than x86-64."""
+    """Where a table does not say that formats are exchanged, nothing is told of it."""
     import onnx
 
     graph = onnx_graph.read(onnx.load(str(one_conv(tmp_path / "model.onnx", readers=2))))
