@@ -26,7 +26,7 @@ from toolkit.gates import Verdict, classes, coverage, memory, operators, parity,
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
 from toolkit.runner import Finished, Runner
-from toolkit.storage import sha256_json
+from toolkit.storage import read_json, sha256_json
 from toolkit.target import Target
 from toolkit.tasks.lengths import MOST_BUCKETS
 from toolkit.tensorrt import rungs
@@ -202,6 +202,22 @@ class Workshop:
             with_torch=True,
         )
 
+    def own_axes(self) -> dict[str, int]:
+        """Sizes of the dynamic axes of an ONNX file in the first example, by name, or by place where they have none."""
+        if not self.original.is_graph:
+            return {}
+        task, folder = tasks.get(self.recipe.task), self.original.folder
+        described = read_json(folder / "artifact.json")
+        names = [tensor["name"] for tensor in described["inputs"]]
+        encoder = task.encoder(folder, self.data_report["encoding"], inputs=names, lengths=described["lengths"])
+        arrays = encoder(task.read_examples(self.data.output, "eval")[0].input)
+        return {
+            axis or f"{tensor['name']}[{place}]": int(size)
+            for tensor in described["inputs"]
+            for place, (axis, size) in enumerate(zip(tensor["shape"], arrays[tensor["name"]].shape, strict=True))
+            if isinstance(axis, str) or not axis
+        }
+
     def lacking(self, engine: str) -> list[str]:
         """Operators that can be written as others, and that the target's rule table for an engine does not have."""
         table = self.target.engine(engine).rules
@@ -274,7 +290,7 @@ class Workshop:
             {
                 "rules": table,
                 "rules_sha256": sha256_json(rules.load(table).model_dump(mode="json")),
-                "sizes": {"batch": 1, **({"length": max(lengths)} if lengths else {})},
+                "sizes": {"batch": 1, **({"length": max(lengths)} if lengths else {}), **self.own_axes()},
             },
             title=f"coverage {name}{self.suffix}",
             reason="a share of the multiply-adds that falls back costs more than a count of nodes says",
@@ -409,7 +425,7 @@ def estimated(workshop: Workshop, candidate: Candidate) -> Latency | None:
     """What the target's profile says of the latency of a built candidate, for an input of the mean length."""
     assert candidate.built is not None  # noqa: S101 - what is not built has no file
     path = candidate.built.output / candidate.artifact["path"]
-    sizes = {"batch": 1}
+    sizes = {"batch": 1, **workshop.own_axes()}
     if "tokens" in workshop.data_report:
         mean = round(workshop.data_report["tokens"]["mean"])
         sizes["length"] = max(1, min(mean, workshop.data_report["encoding"].get("max_length", mean)))
