@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError, missing_extra
+from toolkit.export import onnx_file
 from toolkit.export.flatbuffer import buffer_size
-from toolkit.rules.onnx_graph import graphs
 
 SUFFIXES = (".onnx", ".tflite")
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL", "CONV_3D")
@@ -27,19 +27,10 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    try:
-        import onnx
-    except ImportError as error:
-        raise missing_extra("onnx", "convert", "Inspecting an ONNX file") from error
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except OSError:
-        raise
-    except Exception as error:  # protobuf's own classes
-        raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
-    if not model.graph.node:
-        raise InputError(f"{path} is no ONNX file that can be read: it has no node.")
-    inner = list(graphs(model.graph))
+    model = onnx_file.read(path, weights=False)
+    import onnx
+
+    inner = list(onnx_file.graphs(model.graph))
     tensors = [tensor for graph in inner for tensor in graph.initializer]
     for graph in inner:
         tensors += [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]

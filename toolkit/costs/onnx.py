@@ -15,7 +15,8 @@ from toolkit.costs import onnx_arithmetic as arithmetic
 from toolkit.costs.onnx_graph import Node, item_bytes, nodes
 from toolkit.costs.onnx_shapes import Run, Shape, as_rewritten, inferred, observed, with_sizes
 from toolkit.costs.work import of_kind
-from toolkit.errors import InputError, ToolkitError, missing_extra
+from toolkit.errors import InputError
+from toolkit.export import onnx_file
 
 _DTYPES = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
@@ -33,16 +34,7 @@ def operations(
     With `rewritten` they are those of the graph that ONNX Runtime makes of the file when it loads it: activations are
     part of convolutions, Q/DQ have become integer operators. It must be installed, and take the file.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise missing_extra("onnx", "convert", "Counting what an ONNX file costs") from error
-    try:
-        model = as_rewritten(path) if rewritten else onnx.load(str(path))
-    except ToolkitError:
-        raise
-    except Exception as error:  # protobuf's own classes
-        raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
+    model = as_rewritten(path) if rewritten else onnx_file.read(path, most=onnx_file.LARGE)
     fixed = with_sizes(model, sizes, path)
     shapes, types = inferred(fixed)
     found = nodes(model)

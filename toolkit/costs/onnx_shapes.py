@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from toolkit import silence
 from toolkit.errors import InputError, missing_extra
+from toolkit.export import onnx_file
 
 Shape = tuple[int, ...]
 
@@ -62,25 +63,18 @@ def with_sizes(model: Any, sizes: Mapping[str, int], path: Path) -> Any:
                     f"{dimension.dim_param or unnamed}=…"
                 )
             dimension.dim_value = size
-    for graph in graphs(fixed.graph):  # what was said of other sizes
+    for graph in onnx_file.graphs(fixed.graph):  # what was said of other sizes
         del graph.value_info[:]
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     return fixed
 
 
-def graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        yield from inner_graphs(node)
-
-
 def inner_graphs(node: Any) -> Iterator[Any]:
     """The graphs inside a node, and inside their nodes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
-            yield from graphs(attribute.g)
+            yield from onnx_file.graphs(attribute.g)
 
 
 def inferred(model: Any) -> tuple[dict[str, Shape], dict[str, str]]:
@@ -125,7 +119,7 @@ def observed(model: Any, given: Mapping[str, NDArray[Any]]) -> list[Run]:
 
     numbered = onnx.ModelProto()
     numbered.CopyFrom(model)
-    nodes = [node for graph in graphs(numbered.graph) for node in graph.node]
+    nodes = [node for graph in onnx_file.graphs(numbered.graph) for node in graph.node]
     for number, node in enumerate(nodes):
         node.name = f"#{number}"
     options = onnxruntime.SessionOptions()
@@ -160,10 +154,9 @@ def as_rewritten(path: Path) -> Any:
     """
     silence.apply()
     try:
-        import onnx
         import onnxruntime
     except ImportError as error:
-        raise missing_extra("onnx and onnxruntime", "convert", "Counting what ONNX Runtime runs") from error
+        raise missing_extra("onnxruntime", "convert", "Counting what ONNX Runtime runs") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
@@ -174,7 +167,7 @@ def as_rewritten(path: Path) -> Any:
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a class per status code, all direct children of Exception
             raise InputError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
-        return onnx.load(options.optimized_model_filepath)
+        return onnx_file.read(Path(options.optimized_model_filepath))
 
 
 def _zeros(value: Any) -> NDArray[Any]:

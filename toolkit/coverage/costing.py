@@ -10,6 +10,7 @@ from typing import Any
 from toolkit import costs
 from toolkit.costs.litert import LENGTH
 from toolkit.errors import InputError
+from toolkit.export import onnx_file
 
 LENGTH_OF_AXIS = 128  # of a dynamic axis that nobody gave a size, other than the first
 
@@ -61,12 +62,7 @@ def complete(path: Path, sizes: Mapping[str, int]) -> dict[str, int]:
     if path.suffix == ".tflite":
         length = _first_length(path)
         return {} if length is None else {LENGTH: length}
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own classes
-        raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
+    model = onnx_file.read(path, weights=False)
     constants = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, int] = {}
     for value in model.graph.input:
@@ -104,9 +100,7 @@ def _outer(path: Path) -> list[int]:
 
 def _outer_onnx(path: Path) -> list[int]:
     """The nodes of the main graph come first, those inside them after that, in their order."""
-    import onnx
-
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = onnx_file.read(path, weights=False).graph
     return [*range(len(graph.node)), *(place for place, node in enumerate(graph.node) for _ in range(_inside(node)))]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.coverage import Placement
-from toolkit.errors import InputError, missing_extra
+from toolkit.export import onnx_file
 from toolkit.probes.onnx import scopes
 from toolkit.rules.onnx_graph import Finding, Graph
 
@@ -16,18 +16,8 @@ if TYPE_CHECKING:
 
 
 def load(path: Path) -> Any:
-    """An ONNX model. Raises InputError, MissingDependencyError."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise missing_extra("onnx", "convert", "Holding an ONNX file against a rule table") from error
-    try:
-        model = onnx.load(str(path))
-    except Exception as error:  # protobuf's own classes
-        raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
-    if not model.graph.node:  # what bytes of something else may be read as
-        raise InputError(f"{path} is no ONNX file that can be read: it has no node.")
-    return model
+    """An ONNX model; without its weights if they are large. Raises InputError, MissingDependencyError."""
+    return onnx_file.read(path, most=onnx_file.LARGE)
 
 
 def placed(graph: Graph, found: Sequence[Finding | str | None], table: Table) -> list[Placement]:

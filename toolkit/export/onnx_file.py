@@ -16,12 +16,14 @@ from toolkit.errors import InputError, missing_extra
 from toolkit.runtime import manifest as manifests
 
 DATA_SUFFIX = ".data"
+LARGE = 1_000_000_000  # bytes of weights that are not read where shapes alone are looked at
 LARGEST = 1_900_000_000  # bytes of a file that holds its weights itself; protobuf's own limit is 2 GiB
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft")
 
 
-def read(path: Path, weights: bool = True) -> Any:
-    """The model of a file (`onnx.ModelProto`), with the weights of its second file unless `weights` is False.
+def read(path: Path, weights: bool = True, most: int | None = None) -> Any:
+    """The model of a file (`onnx.ModelProto`), with the weights of its second file unless `weights` is False, or they
+    have more than `most` bytes.
 
     Raises InputError for what is no ONNX file, is damaged, or names weights that are missing or lie elsewhere.
     """
@@ -40,6 +42,8 @@ def read(path: Path, weights: bool = True) -> Any:
     if not model.opset_import or not (model.graph.node or model.graph.output):
         raise InputError(f"{path} is not an ONNX file, or it is damaged: it holds no graph.")
     _check_external(path, model)
+    if most is not None:
+        weights = sum(each.stat().st_size for each in files(path, model)) <= most
     if weights:
         onnx.load_external_data_for_model(model, str(path.parent))
     return model
@@ -242,7 +246,7 @@ def save(model: Any, path: Path, largest: int = LARGEST) -> None:
     (path.parent / (path.name + DATA_SUFFIX)).chmod(0o644)  # onnx writes it for nobody else
 
 
-def session(model: Any, options: Any, providers: list[str], folder: Path | None = None) -> Any:
+def session(model: Any, options: Any, providers: list[str]) -> Any:
     """An ONNX Runtime session of a model in memory, whatever its size; a large one goes by way of a file."""
     import tempfile
 
@@ -250,7 +254,7 @@ def session(model: Any, options: Any, providers: list[str], folder: Path | None 
 
     if weight_bytes(model) < LARGEST:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "model.onnx"
         copied = type(model)()
         copied.CopyFrom(model)

@@ -63,7 +63,7 @@ class Graph:
 def check(path: Path, table: Table) -> Findings:
     """Hold every node of an ONNX file against a table. Raises MissingDependencyError without onnx, InputError for a
     file that cannot be read."""
-    graph = read(onnx_file.read(path))
+    graph = read(onnx_file.read(path, most=onnx_file.LARGE))
     refused, unknown = [finding for finding in [opset(graph, table)] if finding], set()
     for found in findings(graph, table):
         if isinstance(found, Finding):
@@ -111,14 +111,14 @@ def read(model: Any) -> Graph:
         inferred = model.graph
     dtypes: dict[str, str] = {}
     shapes: dict[str, list[int | str | None]] = {}
-    values = [v for graph in graphs(inferred) for v in (*graph.input, *graph.output, *graph.value_info)]
+    values = [v for graph in onnx_file.graphs(inferred) for v in (*graph.input, *graph.output, *graph.value_info)]
     for value in values:
         tensor = value.type.tensor_type
         dtypes[value.name] = _name(tensor.elem_type)
         if tensor.HasField("shape"):
             shapes[value.name] = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
     constants: dict[str, Any] = {}
-    for graph in graphs(model.graph):
+    for graph in onnx_file.graphs(model.graph):
         constants |= {initializer.name: initializer for initializer in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
@@ -127,15 +127,6 @@ def read(model: Any) -> Graph:
         dtypes[name], shapes[name] = _name(tensor.data_type), list(tensor.dims)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     return Graph(model, opsets, dtypes, shapes, constants)
-
-
-def graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from graphs(attribute.g)
 
 
 def _name(elem_type: int) -> str:
