@@ -178,6 +178,13 @@ def test_rows_add_up_and_the_most_expensive_is_first() -> None:
     assert rows[0].as_dict()["multiply_adds"] == 10**9
 
 
+def test_between_two_estimates() -> None:
+    short, long = Latency(2, "estimate", 1, 4), Latency(6, "estimate", 3, 12)
+    assert estimate.between(short, long, 0) == short
+    assert estimate.between(short, long, 1) == long
+    assert estimate.between(short, long, 0.25) == Latency(3, "estimate", 1.5, 6)
+
+
 # From a calibration
 
 

@@ -422,17 +422,31 @@ def time_them(workshop: Workshop, candidates: list[Candidate]) -> dict[str, Any]
 
 
 def estimated(workshop: Workshop, candidate: Candidate) -> Latency | None:
-    """What the target's profile says of the latency of a built candidate, for an input of the mean length."""
+    """What the target's profile says of the latency of a built candidate, for an input of the mean length.
+
+    Between the lengths of a file with fixed ones it is in proportion: the padding of one example, where the mean
+    happens to lie, would count for or against the engine.
+    """
     assert candidate.built is not None  # noqa: S101 - what is not built has no file
     path = candidate.built.output / candidate.artifact["path"]
-    sizes = {"batch": 1, **workshop.own_axes()}
-    if "tokens" in workshop.data_report:
-        mean = round(workshop.data_report["tokens"]["mean"])
-        sizes["length"] = max(1, min(mean, workshop.data_report["encoding"].get("max_length", mean)))
     engine = workshop.target.engine(candidate.plan.engine)
-    return estimate.latency(
-        workshop.target, engine, candidate.plan.precision, costs.of_engine(path, sizes, engine.name)
-    )
+
+    def at(sizes: dict[str, int]) -> Latency | None:
+        operations = costs.of_engine(path, {"batch": 1, **workshop.own_axes(), **sizes}, engine.name)
+        return estimate.latency(workshop.target, engine, candidate.plan.precision, operations)
+
+    if "tokens" not in workshop.data_report:
+        return at({})
+    mean = round(workshop.data_report["tokens"]["mean"])
+    mean = max(1, min(mean, workshop.data_report["encoding"].get("max_length", mean)))
+    lengths = candidate.artifact["lengths"] or [mean]
+    below = max((length for length in lengths if length <= mean), default=lengths[0])
+    above = min((length for length in lengths if length >= mean), default=lengths[-1])
+    short = at({"length": below})
+    if above == below or short is None:
+        return short
+    long = at({"length": above})
+    return None if long is None else estimate.between(short, long, (mean - below) / (above - below))
 
 
 def measure(workshop: Workshop, candidates: Mapping[str, Candidate], title: str = "measure speed") -> dict[str, Any]:

@@ -63,6 +63,15 @@ def latency(
     return Latency(total.likely * 1e3, "estimate", total.low * 1e3, total.high * 1e3)
 
 
+def between(a: Latency, b: Latency, part: float) -> Latency:
+    """The estimate that lies a part of the way from one to another; 0 is the first."""
+
+    def mixed(first: float | None, second: float | None) -> float:
+        return (first or 0.0) * (1 - part) + (second or 0.0) * part
+
+    return Latency(mixed(a.ms, b.ms), "estimate", mixed(a.low_ms, b.low_ms), mixed(a.high_ms, b.high_ms))
+
+
 def rows(
     target: Target, engine: EngineSupport, precision: Precision, operations: Sequence[Operation]
 ) -> list[Row] | None:
