@@ -289,7 +289,6 @@ def device(found: list[Case], threads: int, name: str, seed: int) -> dict[str, A
         "load_average_1m": os.getloadavg()[0],
         "summary": summary(rows),
         "rows": rows,
-        "calibration": [each.model_dump(mode="json") for each in calibrations],
     }
 
 

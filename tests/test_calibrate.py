@@ -146,6 +146,7 @@ def test_what_was_measured_of_other_threads_stays(mine: Path) -> None:
         (["--target", "raspberry-pi-4"], "This machine is no 'raspberry-pi-4'"),
         (["--threads", "4096"], "--threads 4096: this machine has"),
         (["-o", "raspberry-pi-4.yaml"], "There is a target 'raspberry-pi-4' already"),
+        (["--target", "x86-avx2", "-o", "x86-avx2.yaml"], "There is a target 'x86-avx2' already"),
         (["-o", "mine.txt"], "a profile's file ends in .yaml"),
         (["-o", "nowhere/mine.yaml"], "there is no folder nowhere"),
         (["-o", "there.yaml"], "there.yaml exists; --overwrite replaces it"),

@@ -79,6 +79,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=reason):
             costs.operations(tmp_path / name, {})
+    with pytest.raises(InputError, match=r"onnxruntime .* cannot load"):
+        costs.of_engine(tmp_path / "model.onnx", {}, "onnxruntime")
 
 
 def test_only_gathered_rows_are_read(tmp_path: Path) -> None:
@@ -240,12 +242,17 @@ def test_an_encoder_has_the_products_that_torch_counts(
 
 def test_quantized_convolutions_are_integer_products(tmp_path: Path) -> None:
     path = typed_onnx.convolutions(tmp_path, "static-int8") / "model.onnx"
-    floats = costs.operations(typed_onnx.convolutions(tmp_path, None) / "model.onnx", {"batch": 1})
+    in_float = typed_onnx.convolutions(tmp_path, None) / "model.onnx"
+    floats = costs.operations(in_float, {"batch": 1})
     integers = costs.operations(path, {"batch": 1})
     assert total(integers) == total(floats) > 0
     assert {each.dtype for each in integers if each.kind == "Conv"} == {"int8"}
     convolutions = [sum(e.bytes for e in found if e.kind == "Conv") for found in (integers, floats)]
     assert convolutions[0] < 0.5 * convolutions[1]
+    rewritten = costs.of_engine(in_float, {"batch": 1}, "onnxruntime")
+    assert total(rewritten) == total(floats)
+    assert any(each.kind == "Relu" for each in floats)
+    assert not any(each.kind == "Relu" for each in rewritten)  # part of its convolution
 
 
 def test_a_length_that_no_signature_takes(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

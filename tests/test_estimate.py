@@ -271,6 +271,15 @@ def test_a_calibration_is_of_one_engine_and_number_of_threads() -> None:
         a_target(calibration=(calibrated(), calibrated()))
 
 
+def test_a_calibration_that_nothing_can_go_by_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no elementwise in fp32"):
+        calibrated(kernels=KERNELS[:4])
+    with pytest.raises(ValueError, match="a kernel of gemm needs multiply_adds"):
+        a_kernel("gemm", 1, weights=100)
+    with pytest.raises(ValueError, match="a kernel of copy needs weight_bytes or activation_bytes"):
+        a_kernel("copy", 1)
+
+
 # Both
 
 

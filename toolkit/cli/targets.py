@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli import calibrate, output
+from toolkit.cli import output
 
 KINDS = {
     "x86": "PCs and servers", "board": "Boards", "jetson": "NVIDIA Jetson", "phone": "Phones", "apple": "Apple",
@@ -34,9 +34,6 @@ def command(ctx: click.Context, as_json: bool, kind: str | None) -> None:
     """
     if ctx.invoked_subcommand is None:
         _list(as_json, kind)
-
-
-command.add_command(calibrate.command)
 
 
 @command.command(name="list")
@@ -160,6 +157,85 @@ def write_new(path: Path, text: str, overwrite: bool) -> None:
         raise InputError(f"{path} exists; --overwrite replaces it.") from error
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+@command.command(name="calibrate")
+@click.option(
+    "--device", default="local", show_default=True, metavar="DEVICE", help="Where to measure; only this machine so far."
+)
+@click.option("--target", metavar="TARGET", help="Add to a copy of this profile.  [default: describe this machine]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), multiple=True, help="Engine threads; may be repeated.  [default: target's]"
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="More on a restless machine.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights and of the order.")
+@click.option("-o", "--output", "file", metavar="FILE", help="Where to write it.  [default: NAME-calibrated.yaml]")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def calibrate(
+    device: str,
+    target: str | None,
+    threads: tuple[int, ...],
+    rounds: int,
+    seed: int,
+    file: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Time small kernels on this machine through each installed engine, and write a profile with what came out.
+
+    Estimates for that profile go by these times. Let the machine do nothing else meanwhile; it takes about ten seconds
+    for each engine and number of threads.
+
+    \b
+    Examples:
+      toolkit targets calibrate -o my-server.yaml
+      toolkit targets calibrate --target ./my-board.yaml --threads 1 --threads 4 -o my-board.yaml --overwrite
+    """
+    from toolkit.devices import ssh
+    from toolkit.errors import InputError
+    from toolkit.kernels import calibrate as timing
+    from toolkit.target import HOST, resolve
+    from toolkit.target.draft import calibrated, check_name
+
+    if device != "local":
+        named = ssh.parse(device).name
+        raise InputError(f"--device {named}: calibrating over ssh is not possible yet; run this command on the device.")
+    base = resolve(target or HOST)
+    path = Path(file or f"{'my-machine' if target is None else base.name}-calibrated.yaml")
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"-o {path}: a profile's file ends in .yaml.")
+    is_file = (target or "").endswith((".yaml", ".yml"))  # which may be written anew under its name
+    if not is_file or path.stem != base.name:
+        check_name(path.stem)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; --overwrite replaces it.")
+    if not path.parent.is_dir():
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}.")
+    counts = list(dict.fromkeys(threads)) or [base.threads]
+    if as_json:
+        found = timing.of_target(base, counts, seed=seed, rounds=rounds)
+    else:
+        with output.progress_bar("timing kernels") as progress:
+            found = timing.of_target(base, counts, seed=seed, rounds=rounds, progress=progress)
+    source = timing.source(found.calibrations, seed, rounds)
+    write_new(path, calibrated(path.stem, base, found.calibrations, source), overwrite)
+    if as_json:
+        made = [each.model_dump(mode="json") for each in found.calibrations]
+        output.print_json(
+            {"file": str(path), "rounds_differ_by": found.spread, "notes": found.notes, "calibration": made}
+        )
+        return
+    for each in found.calibrations:
+        output.print_table(
+            f"{each.engine} {each.version}, {each.threads} thread(s): an operator {each.operator_us:.3g} us, "
+            f"an inference {each.call_us:.3g} us",
+            ("work", "precision", "kernels", "rate, least to most"),
+            timing.rates(each),
+        )
+    for note in found.notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"Wrote {path}. Use it: --target {path}")
 
 
 @command.command(name="rules")

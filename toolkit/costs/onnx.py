@@ -15,7 +15,7 @@ from toolkit.costs import onnx_arithmetic as arithmetic
 from toolkit.costs.onnx_graph import Node, item_bytes, nodes
 from toolkit.costs.onnx_shapes import Run, Shape, as_rewritten, inferred, observed, with_sizes
 from toolkit.costs.work import of_kind
-from toolkit.errors import InputError, missing_extra
+from toolkit.errors import InputError, ToolkitError, missing_extra
 
 _DTYPES = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
 
@@ -39,7 +39,7 @@ def operations(
         raise missing_extra("onnx", "convert", "Counting what an ONNX file costs") from error
     try:
         model = as_rewritten(path) if rewritten else onnx.load(str(path))
-    except InputError:
+    except ToolkitError:
         raise
     except Exception as error:  # protobuf's own classes
         raise InputError(f"{path} is no ONNX file that can be read: {error}") from error
@@ -105,7 +105,9 @@ class _Tally:
                 self.types.setdefault(name, kind)
         before = self.counts.get(run.number)
         now = self._counted(node)
-        if before is not None and now.shape is not None:
+        if before is not None and before.shape is None:
+            now = before  # what one round did is not known, so neither is the sum
+        elif before is not None and now.shape is not None:
             now = replace(
                 now,
                 multiply_adds=before.multiply_adds + now.multiply_adds,

@@ -11,8 +11,9 @@ from toolkit.costs.work import PRODUCTS
 from toolkit.estimate.seconds import NOTHING, Seconds
 from toolkit.target import Calibration, KernelTime
 
-# What a measured time is to an estimate, at least and at most: benchmarks/estimates.py.
-_LEAST, _MOST = 0.75, 1.4
+# What a measured time is to an estimate, at least and at most, set on what benchmarks/estimates.py measured with one
+# and with two threads: those wait for each other, more in a model than in a row of equal kernels.
+_ONE_THREAD, _SEVERAL = (0.72, 1.45), (0.58, 1.7)
 _NEAREST = 3
 _CLOSE = 0.05  # distance (of logarithms) within which one kernel decides
 
@@ -24,7 +25,8 @@ class Calibrated:
     def __init__(self, calibration: Calibration, weights: int) -> None:
         self._calibration = calibration
         self._launch = calibration.operator_us * 1e-6
-        self.call = _interval(calibration.call_us * 1e-6)
+        self._bounds = _ONE_THREAD if calibration.threads == 1 else _SEVERAL
+        self.call = self._interval(calibration.call_us * 1e-6)
         self._bandwidth = self._of_reads(weights)
         views = [kernel.time_us * 1e-6 for kernel in calibration.kernels if kernel.work == "view"]
         self._view = statistics.median(views) if views else self._launch
@@ -33,14 +35,14 @@ class Calibrated:
         if not operation.runs:
             return NOTHING
         if operation.work == "view":
-            return _interval(self._view * operation.runs)
+            return self._interval(self._view * operation.runs)
         if operation.work in PRODUCTS:
             work = self._products(operation)
             if self._bandwidth:
                 work = max(work, operation.weight_bytes / self._bandwidth)
         else:
             work = self._moved(operation)
-        return _interval(work + self._launch * operation.runs)
+        return self._interval(work + self._launch * operation.runs)
 
     def _products(self, operation: Operation) -> float:
         """At the rate of measured products that are like it in size, and in multiply-adds per byte."""
@@ -69,14 +71,11 @@ class Calibrated:
         return count / self._rate(kernels, at, lambda kernel: (math.log(_moved_bytes(kernel)),), _moved_bytes)
 
     def _like(self, operation: Operation) -> list[KernelTime]:
-        """The kernels of its own type; or else of its class; in its number format, or else in float; of the nearest
-        class that was measured."""
+        """The kernels of its own type in its number format; or else of its class, in its format or in float; or of
+        those that every calibration has."""
         every = self._calibration.kernels
-        same = [
-            kernel
-            for kernel in every
-            if (kernel.kind, kernel.work, kernel.precision) == (operation.kind, operation.work, operation.dtype)
-        ]
+        wanted = (operation.kind, operation.work, operation.dtype)
+        same = [kernel for kernel in every if (kernel.kind, kernel.work, kernel.precision) == wanted]
         if same:
             return same
         for work in (operation.work, "gemm" if operation.work in PRODUCTS else "elementwise"):
@@ -84,7 +83,7 @@ class Calibrated:
                 found = [kernel for kernel in every if (kernel.work, kernel.precision) == (work, precision)]
                 if found:
                     return found
-        return every
+        raise AssertionError("a calibration has gemm and elementwise in float")
 
     def _rate(
         self,
@@ -103,6 +102,9 @@ class Calibrated:
             total += weight * math.log(amount(kernel) / took)
             weights += weight
         return math.exp(total / weights)
+
+    def _interval(self, seconds: float) -> Seconds:
+        return Seconds(seconds * self._bounds[0], seconds, seconds * self._bounds[1])
 
     def _of_reads(self, weights: int) -> float:
         """Bytes per second at which as many weights are read one after the other, by float products of one row, which
@@ -124,7 +126,3 @@ class Calibrated:
 
 def _moved_bytes(kernel: KernelTime) -> int:
     return kernel.weight_bytes + kernel.activation_bytes
-
-
-def _interval(seconds: float) -> Seconds:
-    return Seconds(seconds * _LEAST, seconds, seconds * _MOST)

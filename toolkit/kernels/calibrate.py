@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import statistics
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit import costs, engines, kernels
+from toolkit.costs.work import PRODUCTS, Work
 from toolkit.devices import local
 from toolkit.errors import InputError, MissingDependencyError
 from toolkit.kernels import Kernel
@@ -23,6 +25,7 @@ ROUNDS = 5
 _WARM_UP = 3
 _LEAST_RUNS = 7
 _LEAST_SECONDS = 0.01  # of one kernel in one round
+_RESTLESS = 1.15  # rounds that differ by more, in the median
 
 Progress = Callable[[int, int], None]
 
@@ -34,11 +37,11 @@ def _silent(done: int, total: int) -> None:
 @dataclass(frozen=True)
 class Measured:
     """Calibrations, how much their rounds differed (the median over kernels of the slowest round by the fastest), and
-    why engines were left out."""
+    what should be known of them: engines that are left out, and why figures may be worse than the machine's."""
 
     calibrations: list[Calibration]
     spread: float
-    left_out: list[str]
+    notes: list[str]
 
 
 def of_target(
@@ -70,6 +73,7 @@ def of_target(
             missing.append(error)
     if not found:
         raise missing[0]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     pairs = [(engine, count) for engine in found for count in threads]
     calibrations, spreads = [], []
     for number, (engine, count) in enumerate(pairs):
@@ -80,7 +84,18 @@ def of_target(
         calibration, spread = measure(engine, count, seed=seed, rounds=rounds, progress=step)
         calibrations.append(calibration)
         spreads.append(spread)
-    return Measured(calibrations, max(spreads), [str(error) for error in missing])
+    notes = [*map(str, missing), *_doubts(max(spreads), load, max(threads))]
+    return Measured(calibrations, max(spreads), notes)
+
+
+def _doubts(spread: float, load: float, threads: int) -> list[str]:
+    """Why figures may be worse than the machine's."""
+    made = []
+    if spread > _RESTLESS:
+        made.append(f"rounds differed by {spread - 1:.0%} in the median: something else ran, or the clock moved.")
+    if load + threads > local.cores() + 0.5:
+        made.append(f"the load was {load:.1f} before it began: other programs took part of the cores.")
+    return made
 
 
 def measure(
@@ -172,3 +187,24 @@ def source(calibrations: Sequence[Calibration], seed: int, rounds: int) -> str:
         f"{described['cores']} cores, {described['system']}; {versions}; threads {counts}; fastest of {rounds} rounds, "
         f"seed {seed}"
     )
+
+
+def rates(calibration: Calibration) -> list[tuple[str, str, str, str]]:
+    """Per class of work and precision how many kernels were timed, and at which rates they ran."""
+    found: dict[tuple[Work, str], list[float]] = {}
+    for kernel in calibration.kernels:
+        key = (kernel.work, kernel.precision)
+        if kernel.multiply_adds:
+            found.setdefault(key, []).append(2e-3 * kernel.multiply_adds / kernel.time_us)
+        elif kernel.activation_bytes:
+            bytes_ = kernel.activation_bytes + kernel.weight_bytes
+            found.setdefault(key, []).append(1e-3 * bytes_ / kernel.time_us)
+    return [
+        (
+            work,
+            precision,
+            str(len(reached)),
+            f"{min(reached):.3g} to {max(reached):.3g} {'G operations/s' if work in PRODUCTS else 'GB/s'}",
+        )
+        for (work, precision), reached in found.items()
+    ]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from toolkit.costs.work import Work
+from toolkit.costs.work import PRODUCTS, Work
 
 
 class KernelTime(BaseModel):
@@ -24,6 +33,14 @@ class KernelTime(BaseModel):
     repeats: PositiveInt
     time_us: PositiveFloat
 
+    @model_validator(mode="after")
+    def _has_work(self) -> KernelTime:
+        if self.work in PRODUCTS and not self.multiply_adds:
+            raise ValueError(f"a kernel of {self.work} needs multiply_adds")
+        if self.work != "view" and not self.weight_bytes + self.activation_bytes:
+            raise ValueError(f"a kernel of {self.work} needs weight_bytes or activation_bytes")
+        return self
+
 
 class Calibration(BaseModel):
     """One engine on the device's CPU with a number of threads. `operator_us` is what an operator costs beside its work,
@@ -36,4 +53,11 @@ class Calibration(BaseModel):
     threads: PositiveInt
     operator_us: NonNegativeFloat
     call_us: NonNegativeFloat
-    kernels: Annotated[list[KernelTime], Field(min_length=1)]
+    kernels: list[KernelTime]
+
+    @model_validator(mode="after")
+    def _has_what_others_go_by(self) -> Calibration:
+        for work in ("gemm", "elementwise"):
+            if not any((kernel.work, kernel.precision) == (work, "fp32") for kernel in self.kernels):
+                raise ValueError(f"calibration of '{self.engine}' has no {work} in fp32, which other classes go by")
+        return self
