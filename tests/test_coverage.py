@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+import toolkit
 from tests import artifacts
+from tests.conftest import TRAINING
 from toolkit import coverage, rules, stages
 from toolkit.coverage import costing, litert, partitions
+from toolkit.devices import local
 from toolkit.errors import InputError
 from toolkit.gates import coverage as gate
 from toolkit.rules import litert_samples, onnx_graph, onnx_precision
@@ -436,3 +440,20 @@ def test_a_conversion_judges_every_candidate_by_it(converted: Any) -> None:
     report = (Path(converted.path) / "report.html").read_text(encoding="utf-8")
     assert "<h2>Coverage</h2>" in report
     assert XNNPACK in report
+
+
+def test_a_candidate_above_the_limit_is_refused(encoder: Path, reviews: Path, tmp_path: Path) -> None:
+    """A profile of this machine on which nothing of LiteRT may fall back: the tables of embeddings do."""
+    profile = local.as_target().model_dump(mode="json", exclude_none=True)
+    profile |= {"name": "nothing-falls", "title": "strict"}
+    for engine in profile["engines"]:
+        engine |= {"precisions": ["fp32"]} | ({"max_fallback": 0.0} if engine["name"] == "litert" else {})
+    (tmp_path / "nothing-falls.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    bundle = toolkit.convert(
+        encoder, target=str(tmp_path / "nothing-falls.yaml"), data=str(reviews), output=str(tmp_path / "bundle"),
+        min_score="97%", **TRAINING,
+    )  # fmt: skip
+    outcomes = {each["name"]: each["outcome"] for each in bundle.summary["candidates"]}
+    assert bundle.summary["chosen"] == "onnxruntime fp32"
+    assert outcomes["litert fp32"].startswith("refused by coverage: 7 of ")
+    assert "EMBEDDING_LOOKUP" in outcomes["litert fp32"] or "CAST" in outcomes["litert fp32"]
