@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import toolkit
+from toolkit import inspection
 from toolkit import target as targets
 from toolkit.errors import RefusedError, ToolkitError
 from toolkit.report import latency_text
@@ -31,19 +32,22 @@ HEAD = ("target", "model", "result", "engine", "precision", "MB", "score", "rung
 def convert(name: str, model: str, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One conversion: what came out, or the reason of the refusal."""
     started = time.monotonic()
+    output = folder / f"{name}-{model}"
     row: dict[str, Any] = {"target": name, "model": model}
     try:
-        made = toolkit.convert(target=name, output=str(folder / f"{name}-{model}"), min_score=LEAST, **given)
-        row |= _of(made.summary, "converted", "")
+        made = toolkit.convert(target=name, output=str(output), min_score=LEAST, **given)
+        row |= _of(made, "converted", "")
     except RefusedError as error:
-        row |= _of(error.bundle.summary, "refused by a gate", str(error)) if error.bundle else {"reason": str(error)}
+        reason = str(error).replace(str(output), "BUNDLE")
+        row |= _of(error.bundle, "refused by a gate", reason) if error.bundle else {"reason": reason}
         row.setdefault("result", "refused by a gate")
     except ToolkitError as error:
         row |= {"result": "refused", "reason": str(error)}
     return {**row, "seconds": round(time.monotonic() - started, 1)}
 
 
-def _of(summary: Mapping[str, Any], result: str, reason: str) -> dict[str, Any]:
+def _of(bundle: Any, result: str, reason: str) -> dict[str, Any]:
+    summary = bundle.summary
     chosen = next(each for each in summary["candidates"] if each["name"] == summary["chosen"])
     return {
         "result": result,
@@ -52,7 +56,7 @@ def _of(summary: Mapping[str, Any], result: str, reason: str) -> dict[str, Any]:
         "precision": chosen["precision"],
         "megabytes": round(chosen["size_bytes"] / 1e6, 2),
         "score": round(chosen["score"], 4),
-        "rung": (chosen["validation"] or {}).get("rung"),
+        "rung": (inspection.inspect(bundle.path)["validation"] or {}).get("rung"),
         "latency": latency_text(chosen["latency"]),
         "candidates": {each["name"]: each["outcome"] for each in summary["candidates"]},
     }

@@ -263,3 +263,11 @@ def test_a_length_that_no_signature_takes(tuned: Path, tmp_path_factory: pytest.
     with pytest.raises(InputError, match=r"lengths 16, 24, 32, 64: give length="):
         costs.operations(path, {})
     assert costs.operations(path, {"length": 20}) == costs.operations(path, {"length": 24})
+
+
+def test_pairs_of_a_graph_for_tensorrt_cost_nothing(tmp_path: Path) -> None:
+    """Its builder makes them part of their neighbours."""
+    path = typed_onnx.convolutions(tmp_path, "static-int8") / "model.onnx"
+    kinds = {each.kind for each in costs.operations(path, {"batch": 1})}
+    built = {each.kind for each in costs.of_engine(path, {"batch": 1}, "tensorrt")}
+    assert kinds - built == {"QuantizeLinear", "DequantizeLinear"}

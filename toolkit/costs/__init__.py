@@ -61,7 +61,10 @@ def of_engine(path: Path, sizes: Mapping[str, int], engine: str) -> list[Operati
         from toolkit.costs import onnx
 
         return onnx.operations(path, sizes, rewritten=True)
-    return operations(path, sizes)
+    found = operations(path, sizes)
+    if engine == "tensorrt":  # pairs say how their neighbours compute, and become part of them
+        return [each for each in found if each.kind not in ("QuantizeLinear", "DequantizeLinear")]
+    return found
 
 
 class FormatCosts(Protocol):
