@@ -56,10 +56,17 @@ def _of(bundle: Any, result: str, reason: str) -> dict[str, Any]:
         "precision": chosen["precision"],
         "megabytes": round(chosen["size_bytes"] / 1e6, 2),
         "score": round(chosen["score"], 4),
-        "rung": (inspection.inspect(bundle.path)["validation"] or {}).get("rung"),
+        "rung": _rung(bundle.path),
         "latency": latency_text(chosen["latency"]),
         "candidates": {each["name"]: each["outcome"] for each in summary["candidates"]},
     }
+
+
+def _rung(bundle: Path) -> str | None:
+    """How far the validation of a TensorRT build reached, and whether its engine is in the bundle."""
+    reached: str | None = (inspection.inspect(bundle)["validation"] or {}).get("rung")
+    built = any((bundle / "engines").glob("*.engine"))
+    return f"{reached}, engine built, not run" if built else reached
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
