@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from toolkit.candidates import Candidate, Workshop
 from toolkit.checkpoint import Checkpoint
 from toolkit.gates import score, size
 from toolkit.gates.speed import Latency
@@ -15,6 +14,7 @@ from toolkit.recipe import METHODS, Budgets, CandidatePlan, FinetunePlan, Recipe
 from toolkit.runner import Finished, Runner
 from toolkit.stages import measure
 from toolkit.target import Cpu, EngineSupport, Gpu, Source, Target
+from toolkit.workshop import Candidate, Workshop
 
 EXAMPLES = 60  # timed, and in the evaluation split
 

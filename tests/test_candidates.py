@@ -11,10 +11,10 @@ import pytest
 from tests.made_up import a_candidate, a_workshop
 from toolkit import candidates as steps
 from toolkit import tasks
-from toolkit.candidates import Candidate, Workshop
 from toolkit.errors import ToolkitError
 from toolkit.gates import Verdict
 from toolkit.runner import Finished
+from toolkit.workshop import Candidate, Workshop
 
 
 def decide(workshop: Workshop, candidates: list[Candidate]) -> tuple[str, bool]:

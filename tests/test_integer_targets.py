@@ -15,12 +15,12 @@ from tests import other_runtimes
 from tests.conftest import PICTURE_SIDE, run_toolkit
 from tests.networks import CLASSES, pattern
 from toolkit import planning, recipe, rules, steps, target, tasks
-from toolkit.candidates import Candidate, Workshop
 from toolkit.engines.litert import channels_last, to_integers
 from toolkit.errors import InputError, RefusedError
 from toolkit.export import flatbuffer, litert_memory
 from toolkit.gates import memory
 from toolkit.rules import litert_graph
+from toolkit.workshop import Candidate, Workshop
 
 BASE = {"allow_code": True, "min_score": "90%", "compress": False}
 

@@ -20,7 +20,6 @@ from toolkit import planning, report, search, tasks
 from toolkit import target as targets
 from toolkit.adapters import peft_folder
 from toolkit.bundle import Bundle
-from toolkit.candidates import Candidate, Workshop
 from toolkit.compression import Chain
 from toolkit.devices import local
 from toolkit.errors import RefusedError
@@ -31,6 +30,7 @@ from toolkit.runtime import unloaded
 from toolkit.runtime.manifest import Manifest
 from toolkit.tensorrt import engine as engine_builds
 from toolkit.tensorrt.engine import BuildFiles
+from toolkit.workshop import Candidate, Workshop
 
 
 def prepare(runner: Runner, made: Plan) -> Finished:
@@ -277,8 +277,8 @@ def convert(
 ) -> Bundle:
     """Convert a model for a target and write a bundle; the function behind `toolkit convert`.
 
-    `model` is a Hugging Face folder or `"demo"`; `given` are the fields of `Options` (`data`, `output`, `min_score`, …)
-    and the settings of the task (`text_column`, …). Raises InputError for bad input, RefusedError if no candidate
-    passes the gates.
+    `model` is a Hugging Face folder, `"demo"`, `module.py:build` or an ONNX file; `given` are the fields of `Options`
+    (`data`, `output`, `min_score`, …) and the settings of the task (`text_column`, …). Raises InputError for bad input,
+    RefusedError if no candidate passes the gates.
     """
     return run(planning.plan(planning.options(model=os.fspath(model), target=target, **given)), reporter)

@@ -18,6 +18,7 @@ from toolkit import tasks
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
 from toolkit.export import onnx_file
+from toolkit.model_file import precision_of
 from toolkit.runtime.encoder import SPEC
 from toolkit.storage import publish_folder, read_json, sha256_file, sha256_folder, sha256_json, write_json
 from toolkit.tasks.task import Task
@@ -113,7 +114,6 @@ def _write(path: Path, model: Any, destination: Path) -> None:
 
 
 def _described(path: Path, model: Any) -> dict[str, Any]:
-    from toolkit.builds import precision_of
     from toolkit.export import onnx as onnx_format
 
     described = onnx_format.describe(path, precision_of(path), "onnxruntime")

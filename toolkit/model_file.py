@@ -26,6 +26,28 @@ def inspect(path: Path) -> dict[str, Any]:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
 
+def precision_of(path: Path) -> str:
+    """The narrowest numbers that a model file computes or stores with."""
+    if path.suffix == ".tflite":
+        from toolkit.export import litert_quantize
+
+        kinds = {tensor.type for graph in litert_quantize.read(path).subgraphs for tensor in graph.tensors}
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        found = {name for name, kind in vars(TensorType).items() if kind in kinds}
+        return next((p for k, p in (("INT4", "int4"), ("INT8", "int8"), ("FLOAT16", "fp16")) if k in found), "fp32")
+    import onnx
+
+    model = onnx_file.read(path, weights=False)
+    kinds = {initializer.data_type for initializer in model.graph.initializer}
+    operators = {node.op_type for node in model.graph.node}
+    if operators & {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulNBits"}:
+        return "int4" if onnx.TensorProto.INT4 in kinds or "MatMulNBits" in operators else "int8"
+    if onnx.TensorProto.FLOAT16 in kinds:
+        return "fp16"
+    return "bf16" if onnx.TensorProto.BFLOAT16 in kinds else "fp32"
+
+
 def _onnx(path: Path) -> dict[str, Any]:
     model = onnx_file.read(path, weights=False)
     import onnx

@@ -13,8 +13,8 @@ from toolkit.gates import coverage
 from toolkit.tensorrt import rungs
 
 if TYPE_CHECKING:
-    from toolkit.candidates import Candidate, Workshop
     from toolkit.recipe import Recipe
+    from toolkit.workshop import Candidate, Workshop
 
 
 def summarize(

@@ -27,7 +27,6 @@ from toolkit import architecture, tasks
 from toolkit import candidates as candidate_steps
 from toolkit import checkpoint as checkpoints
 from toolkit.bench.statistics import compare
-from toolkit.candidates import Candidate, Workshop
 from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.gates import Verdict, economy, memory, score, size, speed
@@ -35,6 +34,7 @@ from toolkit.gates.speed import Latency
 from toolkit.recipe import CompressPlan
 from toolkit.runner import Finished
 from toolkit.shapes import WHOLE, Point, Shape, along
+from toolkit.workshop import Candidate, Workshop
 
 # Gates that say that something is too big or slow, not that it is wrong.
 BUDGET_GATES = frozenset({size.NAME, memory.NAME, speed.BUDGET_NAME})
