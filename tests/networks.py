@@ -6,6 +6,7 @@ ones, norms, a residual, a pool with padding.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,29 @@ def network_file(folder: Path) -> Path:
     path = folder / "network.py"
     path.write_text(NETWORK, encoding="utf-8")
     return path
+
+
+def checkpoint(folder: Path, spec: dict[str, Any], **arguments: int) -> Path:
+    """The network as a checkpoint folder whose norms have seen something. `spec` is its preprocessing, `arguments` are
+    those of `build`; torch's seed decides its weights."""
+    import torch
+
+    from toolkit import modules, network, tasks
+
+    torch.manual_seed(0)
+    code = modules.imported(f"{network_file(folder)}:build", None, folder / "cache", False)
+    if arguments:
+        config = json.loads((code / "config.json").read_text())
+        (code / "config.json").write_text(json.dumps({**config, "arguments": arguments}))
+    model = network.load(code, tasks.get("image-classification"), list(CLASSES), spec)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    (folder / "model").mkdir()
+    model.save_pretrained(folder / "model")
+    (folder / "model" / "preprocessor.json").write_text(json.dumps(spec))
+    return folder / "model"
 
 
 def pattern(kind: str, generator: Any, size: int = 24) -> Any:

@@ -12,10 +12,10 @@ import pytest
 
 from tests import artifacts
 from tests.conftest import run_toolkit
-from tests.networks import CLASSES, network_file, pattern
+from tests.networks import CLASSES, checkpoint, pattern
 from tests.refusals import assert_refused, in_process
 from toolkit import bisect as bisection
-from toolkit import builds, modules, network, steps, tasks
+from toolkit import builds, steps
 from toolkit.bisect import Bisection, Difference
 from toolkit.errors import InputError
 from toolkit.probes import litert as litert_probe
@@ -52,27 +52,14 @@ def encoder_model(tuned: Path, sentences: list[tuple[str, str]], tmp_path_factor
 def network_model(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A small network of convolutions. An image in it has as many channels as rows and columns, so that its shape does
     not tell how it lies in memory."""
-    import torch
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("network")
     spec = {"resize": {"height": SIDE, "width": SIDE}, "channels": 1}
-    code = modules.imported(f"{network_file(folder)}:build", None, folder / "cache", False)
-    config = json.loads((code / "config.json").read_text())
-    (code / "config.json").write_text(json.dumps({**config, "arguments": {"width": SIDE // 2}}))
-    model = network.load(code, tasks.get("image-classification"), list(CLASSES), spec)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-    (folder / "model").mkdir()
-    model.save_pretrained(folder / "model")
-    (folder / "model" / "preprocessor.json").write_text(json.dumps(spec))
+    model = checkpoint(folder, spec, width=SIDE // 2)
     exported = {engine: folder / engine for engine in ENGINES}
     for engine, output in exported.items():
-        steps.export(str(folder / "model"), str(output), engine=engine, lengths=[1], allow_code=True)
+        steps.export(str(model), str(output), engine=engine, lengths=[1], allow_code=True)
     generator = np.random.default_rng(0)
-    return Reference(folder / "model", [pattern(kind, generator, 40) for kind in CLASSES], exported)
+    return Reference(model, [pattern(kind, generator, 40) for kind in CLASSES], exported)
 
 
 def changed_onnx(folder: Path, changes: dict[str, Change]) -> onnx_probe.OnnxProbe:

@@ -256,6 +256,44 @@ def test_opset_is_the_one_asked_for(tuned: Path, exported: dict[str, Path], tmp_
     assert artifact_of(tmp_path / "old")["minimum_versions"] == {"onnxruntime": "1.14.0"}
 
 
+def test_open_axes_can_be_fixed(tuned: Path, exported: dict[str, Path], tmp_path: Path) -> None:
+    import onnxruntime
+
+    steps.export(
+        str(tuned), str(tmp_path / "fixed"), engine="tensorrt", lengths=LENGTHS, fix={"batch": 1, "length": 24}
+    )
+    artifact = artifact_of(tmp_path / "fixed")
+    assert [tensor["shape"] for tensor in artifact["inputs"]] == [[1, 24]] * 3
+    assert artifact["outputs"][0]["shape"] == [1, 2]
+    assert artifact["lengths"] == [24]  # which the encoder fills texts up to
+    fixed = read_onnx(tmp_path / "fixed")
+    assert not {node.op_type for node in fixed.graph.node} & {"Shape", "Range", "Expand"}
+    session = onnxruntime.InferenceSession(str(tmp_path / "fixed" / "model.onnx"))
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
+        session.run(None, ones(1, 25))
+    inputs = ones(1, 24)
+    inputs["attention_mask"][:, 10:] = 0
+    (said,) = session.run(None, inputs)
+    (wanted,) = onnxruntime_engine.load(exported["tensorrt"] / "model.onnx").run(inputs).values()
+    assert said == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "fix", "said"),
+    [
+        ("tensorrt", {"width": 24}, "the open axes are batch, length"),
+        ("tensorrt", {"length": 100_000}, "takes at most 512 tokens"),
+        ("litert", {"length": 24}, "those of --lengths"),
+    ],
+)
+def test_what_cannot_be_fixed_is_refused(
+    engine: str, fix: dict[str, int], said: str, tuned: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        steps.export(str(tuned), str(tmp_path / "fixed"), engine=engine, lengths=LENGTHS, fix=fix)
+    assert not (tmp_path / "fixed").exists()
+
+
 # --- all of them
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 
 from benchmarks import faults
 from tests import artifacts
-from tests.networks import CLASSES, network_file, pattern
-from toolkit import builds, modules, network, steps, tasks
+from tests.networks import CLASSES, checkpoint, pattern
+from toolkit import builds, steps
 
 SPEC = {
     "resize": {"height": 24, "width": 24}, "channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]
@@ -32,21 +31,10 @@ def text_case(tuned: Path, sentences: list[tuple[str, str]], tmp_path_factory: p
 @pytest.fixture(scope="module")
 def image_case(tmp_path_factory: pytest.TempPathFactory) -> tuple[faults.Case, list[faults.Fault]]:
     """A network whose norms have seen something, and its faults."""
-    import torch
-
-    torch.manual_seed(0)
     work = tmp_path_factory.mktemp("images")
-    code = modules.imported(f"{network_file(work)}:build", None, work / "cache", False)
-    model = network.load(code, tasks.get("image-classification"), list(CLASSES), SPEC)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-    (work / "model").mkdir()
-    model.save_pretrained(work / "model")
-    (work / "model" / "preprocessor.json").write_text(json.dumps(SPEC))
-    steps.export(str(work / "model"), str(work / "onnx"), engine="tensorrt", lengths=[1], allow_code=True)
-    first = builds.open_build(work / "model", allow_code=True)
+    model = checkpoint(work, SPEC)
+    steps.export(str(model), str(work / "onnx"), engine="tensorrt", lengths=[1], allow_code=True)
+    first = builds.open_build(model, allow_code=True)
     generator = np.random.default_rng(0)
     grey = [pattern(kind, generator, 40).astype(np.float64) for kind in CLASSES]
     examples: list[Any] = [np.stack([each, 255 - each, each / 2], axis=-1).astype(np.uint8) for each in grey]

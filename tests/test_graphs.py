@@ -362,8 +362,8 @@ def test_constants_become_weights_and_nodes_get_names() -> None:
 def test_module_names_are_worth_more_than_nodes(exported: Path) -> None:
     model = onnx_file.read(exported)
     count = len(model.graph.node)
-    made, slimmed = onnx_adopt.adopted(model)
-    assert slimmed is None
+    made, done = onnx_adopt.adopted(model)
+    assert "PyTorch modules" in done["slimmed"]
     assert len(made.graph.node) == count
     assert any(entry.key == onnx_layers.SCOPES for node in made.graph.node for entry in node.metadata_props)
 
@@ -371,8 +371,29 @@ def test_module_names_are_worth_more_than_nodes(exported: Path) -> None:
 def test_an_old_opset_is_raised_so_that_it_can_be_quantized() -> None:
     model = small(helper.make_node("MatMul", ["x", "w"], ["y"], "product"), opset=9)
     model.ir_version = 4
-    made, _ = onnx_adopt.adopted(model)
+    made, done = onnx_adopt.adopted(model)
     assert made.opset_import[0].version == onnx_adopt.OLDEST_TO_QUANTIZE
+    assert done["raised"] == 9
+
+
+def test_why_a_graph_is_left_as_it_is_is_said() -> None:
+    scales = numpy_helper.from_array(np.ones(2, np.float32), "scales")
+    model = small(helper.make_node("Resize", ["x", "scales"], ["y"], "there from opset 10 on"), opset=9)
+    model.graph.initializer.append(scales)
+    _, done = onnx_adopt.adopted(model)
+    assert done["raised"] == "ONNX cannot convert it from opset 9: No Adapter From Version $9 for Resize"
+
+
+def test_open_axes_of_a_file_can_be_fixed(tmp_path: Path) -> None:
+    path = written(small(), tmp_path / "model.onnx")
+    done = run_toolkit("export", path, "--engine", "tensorrt", "--fix", "batch=3", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    described = json.loads((tmp_path / "out" / "artifact.json").read_text())
+    assert [tensor["shape"] for tensor in described["inputs"] + described["outputs"]] == [[3, 4], [3, 4]]
+    assert "The graph was not slimmed: onnxslim finds nothing to drop." in done.stdout
+    done = run_toolkit("export", path, "--engine", "tensorrt", "--fix", "rows=3", "-o", tmp_path / "no")
+    assert done.returncode == 2
+    assert "--fix rows=3: the open axes are batch." in done.stderr
 
 
 def test_a_file_alone_is_a_build(silero: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from toolkit import tasks
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
-from toolkit.export import onnx_file
+from toolkit.export import onnx_file, onnx_fixed
 from toolkit.model_file import precision_of
 from toolkit.runtime.encoder import SPEC
 from toolkit.storage import publish_folder, read_json, sha256_file, sha256_folder, sha256_json, write_json
@@ -119,9 +119,7 @@ def _described(path: Path, model: Any) -> dict[str, Any]:
     described = onnx_format.describe(path, precision_of(path), "onnxruntime")
     names = {value.name for value in model.graph.initializer}  # before IR version 4, weights were inputs too
     described["inputs"] = [each for each in described["inputs"] if each["name"] not in names]
-    lengths = {tuple(each["shape"][1:]) for each in described["inputs"] if each["dtype"].startswith("int")}
-    if len(lengths) == 1 and len(only := next(iter(lengths))) == 1 and isinstance(only[0], int) and only[0] > 1:
-        described["lengths"] = [int(only[0])]
+    described["lengths"] = onnx_fixed.length_of(described["inputs"])
     return described
 
 

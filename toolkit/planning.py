@@ -72,6 +72,7 @@ class Options:
     adapter: str | None = None  # a folder that peft wrote, merged into the model first
     preprocessing: str | None = None  # of an ONNX file: a folder with what its encoder is made from
     graph_output: str | None = None  # of an ONNX file: the output that holds the answers
+    fix: Mapping[str, int] = field(default_factory=dict)  # sizes of open axes of ONNX files, by name
     cache_dir: str | None = None
     tensorboard: str | None = None
     track: Sequence[str] = ()  # wandb, mlflow
@@ -128,7 +129,7 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     if given is not None:
         options = replace(
             options, model=given.model, weights=given.weights, adapter=given.adapter, data=given.prepare["data"],
-            preprocessing=given.preprocessing, graph_output=given.graph_output,
+            preprocessing=given.preprocessing, graph_output=given.graph_output, fix=given.fix,
             task=given.task, target=given.target, labels=given.prepare.get("known_labels"),
         )  # fmt: skip
     elif options.model == demo.NAME and not Path(demo.NAME).exists():
@@ -156,6 +157,7 @@ def plan(options: Options, *, marker: str = manifests.FILE_NAME) -> Plan:
     cache = open_cache(Path(options.cache_dir) if options.cache_dir else None)
     folder = model_folder(options, cache)
     checkpoint = checkpoints.inspect(folder, task)
+    check_fix(options.fix, checkpoint)
     made = given or _recipe(options, task, checkpoint, target)
     if given is not None:
         _check_same(given, task, checkpoint, Path(options.recipe or ""))
@@ -221,6 +223,13 @@ def check_graph(options: Options) -> None:
     for option, given in asked.items():
         if given:
             raise InputError(f"{option}: nothing can be trained or cut in an ONNX file; give the checkpoint.")
+
+
+def check_fix(fix: Mapping[str, int], checkpoint: Checkpoint) -> None:
+    """Refuse to fix a length that the model does not take. Raises InputError."""
+    length = fix.get("length", 0)
+    if not checkpoint.is_graph and length > checkpoint.model_limit:
+        raise InputError(f"--fix length={length}: the model takes at most {checkpoint.model_limit} tokens.")
 
 
 def task_of(model: str, named: str | None, preprocessing: str | None = None) -> Task:
@@ -375,6 +384,7 @@ def _recipe(options: Options, task: Task, checkpoint: Checkpoint, target: Target
         adapter=options.adapter,
         preprocessing=options.preprocessing,
         graph_output=options.graph_output,
+        fix=dict(options.fix),
         model_sha256=checkpoint.sha256,
         data_sha256=task.data_sha256(prepare),
         task=task.NAME,

@@ -150,6 +150,7 @@ class Recipe(_Strict):
     adapter: str | None = None  # merged into the model
     preprocessing: str | None = None  # of an ONNX file
     graph_output: str | None = None
+    fix: dict[str, int] = {}  # sizes of open axes of ONNX files, by name
     model_sha256: str
     data_sha256: str
     task: str

@@ -345,9 +345,12 @@ def export(
     adapter: str | None = None,
     preprocessing: str | None = None,
     graph_output: str | None = None,
+    fix: Mapping[str, int] | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Export a checkpoint, or an ONNX file, to the format of `engine`. Writes an artifact folder."""
+    """Export a checkpoint, or an ONNX file, to the format of `engine`. Writes an artifact folder.
+
+    `lengths` are those of a LiteRT file; `fix` gives open axes of an ONNX file a size, by name: `{"batch": 1}`."""
     check_output(Path(output), overwrite, RECEIPT)
     if engine not in FORMAT_OF_ENGINE:
         raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
@@ -362,12 +365,15 @@ def export(
     checkpoint = _trained(folder, task, allow_code)
     if not checkpoint.is_graph and max(lengths) > checkpoint.model_limit:
         raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
+    planning.check_fix(fix or {}, checkpoint)
     form = FORMAT_OF_ENGINE[engine]
+    if fix and form != "onnx":
+        raise InputError(f"--fix is for ONNX files; the lengths of a file for {engine} are those of --lengths.")
     parameters: dict[str, Any] = {"format": form}
     if form == "litert":
         parameters["lengths"] = sorted(set(lengths))
     else:
-        parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
+        parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset, "fix": dict(fix or {})}
     wanted = planning.task_of(str(folder), task)
     runner = Runner(cache, wanted.NAME, 0, reporter or Silent())
     finished = runner.run(

@@ -175,6 +175,7 @@ class Workshop:
                 "ort_fusions": engine == "onnxruntime",
                 "opset": self.target.engine(engine).onnx_opset_max,
                 "avoid": self.lacking(engine),
+                **({"fix": self.recipe.fix} if self.recipe.fix else {}),
             }
         return self.runner.run(
             "export",

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--recipe", metavar="FILE", help="Rerun a bundle's recipe.yaml instead of naming model, data and target.")
 @click.option("--dry-run", is_flag=True, help="Print the recipe and the reason for each step, and stop.")
 @options.graph_options
+@options.fix_option
 @options.run_options
 def command(
     as_json: bool,
@@ -54,6 +55,7 @@ def command(
     max_latency: float | None,
     max_size: float | None,
     max_memory: float | None,
+    fix: tuple[tuple[str, Any], ...],
     **given: Any,
 ) -> None:
     """Take MODEL, a Hugging Face folder, an ONNX file or `demo`, all the way to a bundle for a target.
@@ -70,6 +72,7 @@ def command(
     from toolkit import planning
     from toolkit.errors import RefusedError
 
+    given["fix"] = options.sizes(fix, "--fix")
     wanted = planning.options(max_latency_ms=max_latency, max_size_mb=max_size, max_memory_mb=max_memory, **given)
     plan = planning.plan(wanted)
     if dry_run:

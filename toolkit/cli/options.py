@@ -96,13 +96,13 @@ def lengths(text: str | None) -> list[int] | None:
     return wanted
 
 
-def sizes(given: tuple[tuple[str, Any], ...]) -> dict[str, int]:
+def sizes(given: tuple[tuple[str, Any], ...], option: str = "--size") -> dict[str, int]:
     """`--size NAME=N` as a dictionary. Raises InputError."""
     from toolkit.errors import InputError
 
     for name, size in given:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"--size {name}={size}: a size is a whole number from 1 on.")
+            raise InputError(f"{option} {name}={size}: a size is a whole number from 1 on.")
     return dict(given)
 
 
@@ -230,6 +230,12 @@ def graph_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def fix_option(function: F) -> F:
+    """What every verb takes that exports to ONNX."""
+    text = "Fix an open axis of the ONNX file: batch=1, length=128."
+    return click.option("--fix", multiple=True, type=Setting(), help=text)(function)
 
 
 def run_options(function: F) -> F:

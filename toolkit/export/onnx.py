@@ -1,4 +1,4 @@
-"""ONNX: through the exporter of transformers, with dynamic batch and length.
+"""ONNX: through the exporter of transformers, with dynamic batch and length unless they are fixed.
 
 For ONNX Runtime the graph is fused into its own operators; for every other engine it keeps standard ones.
 """
@@ -18,7 +18,7 @@ from packaging.version import Version
 from toolkit import tasks
 from toolkit.engines import Arrays
 from toolkit.errors import InputError, missing_extra
-from toolkit.export import check_method, chosen_layers, onnx_file, onnx_layers, onnx_lower
+from toolkit.export import check_method, chosen_layers, onnx_file, onnx_fixed, onnx_layers, onnx_lower
 from toolkit.storage import read_json
 
 # Methods of quantization for each engine that runs the format.
@@ -77,14 +77,20 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     add_padding_mask_once(model)
     torch.set_num_threads(context.threads)
     encoder = task.encoder(checkpoint, parameters.encoding, inputs=input_names(model, task))
-    axes = encoder.axes()
+    fixed: dict[str, int] = parameters.fix
+    onnx_fixed.check(
+        fixed, list(dict.fromkeys(n for shape in encoder.axes().values() for n in shape if isinstance(n, str)))
+    )
+    axes = {name: [fixed.get(str(size), size) for size in shape] for name, shape in encoder.axes().items()}
     # Two rows of eight keep the tracer from specializing on 1, the only size it treats as fixed.
-    sample = {name: torch.from_numpy(array) for name, array in encoder.sample(2, 8).items()}
+    traced = encoder.sample(fixed.get("batch", 2), fixed.get("length", 8))
+    sample = {name: torch.from_numpy(array) for name, array in traced.items()}
+    dynamic = {
+        name: {i: torch.export.Dim.DYNAMIC for i, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in axes.items()
+    }
     config = OnnxConfig(
-        dynamic_shapes={
-            name: {i: torch.export.Dim.DYNAMIC for i, size in enumerate(shape) if isinstance(size, str)}
-            for name, shape in axes.items()
-        },
+        dynamic_shapes=dynamic if any(dynamic.values()) else None,
         opset_version=max(parameters.opset, _EXPORTERS_OLDEST) if parameters.opset else None,
         ort_fusions="cpu" if parameters.ort_fusions else None,
     )
@@ -103,14 +109,15 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     for value in program.graph.inputs:
         value.shape = onnx_ir.Shape(axes[value.name])
     for value in program.graph.outputs:
-        value.shape = onnx_ir.Shape(["batch", *list(value.shape)[1:]])
+        value.shape = onnx_ir.Shape([fixed.get("batch", "batch"), *list(value.shape)[1:]])
     context.progress(2, 3, "writing")
     proto = onnx_ir.to_proto(program)
     if parameters.opset:
         onnx_lower.lower(proto, parameters.opset, parameters.avoid)
     onnx_file.save(proto, output / MODEL_FILE)
     context.progress(3, 3, "done")
-    return describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
+    described = describe(output / MODEL_FILE, "fp32", "onnxruntime" if parameters.ort_fusions else "tensorrt")
+    return {**described, "lengths": [fixed["length"]] if "length" in fixed else None}
 
 
 def adopt(source: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
@@ -121,16 +128,21 @@ def adopt(source: Path, output: Path, parameters: Any, context: Any) -> dict[str
     context.progress(0, 2, "reading the ONNX file")
     model = onnx_file.read(source / given["path"])
     onnx_file.check(source / given["path"], model)
+    onnx_fixed.check(parameters.fix, onnx_fixed.open_axes(given["inputs"]))
+    if parameters.fix:
+        onnx_fixed.fix(model, parameters.fix)
     context.progress(1, 2, "slimming the graph")
-    model, slimmed = onnx_adopt.adopted(model)
+    model, done = onnx_adopt.adopted(model)
     if parameters.opset:
         onnx_lower.lower(model, parameters.opset, parameters.avoid)
     onnx_file.save(model, output / MODEL_FILE)
     described = describe(
         output / MODEL_FILE, given["precision"], "onnxruntime" if parameters.ort_fusions else "tensorrt"
     )
+    names = [tensor["name"] for tensor in given["inputs"]]  # before IR version 4, weights were inputs too
+    inputs = [tensor for tensor in described["inputs"] if tensor["name"] in names]
     context.progress(2, 2, "done")
-    return {**described, "inputs": given["inputs"], "lengths": given["lengths"], "slimmed": slimmed}
+    return {**described, "inputs": inputs, "lengths": onnx_fixed.length_of(inputs), **done}
 
 
 def _traced(model: Any, sample: dict[str, Any], config: Any) -> Any:

@@ -15,7 +15,7 @@ from toolkit.storage import write_json
 from toolkit.tasks import lengths as input_lengths
 from toolkit.tasks.task import SPLITS
 
-VERSION = 9
+VERSION = 10
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
 )  # fmt: skip
@@ -32,6 +32,7 @@ class Parameters(BaseModel):
     encoding: dict[str, Any] = {}  # settings of the encoder, from which shapes and lengths follow
     opset: int | None = None  # highest ONNX opset that the engine takes
     avoid: list[str] = []  # ONNX operators that it has not, although its opset does
+    fix: dict[str, int] = {}  # sizes of open axes of an ONNX file, by name
     ort_fusions: bool = False  # contrib operators that only ONNX Runtime has
 
 
@@ -47,7 +48,9 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     write_json(output / "artifact.json", artifact)
     shutil.copy(source / "config.json", output / "config.json")
     tasks.get(context.task).copy_files(source, output, parameters.encoding)
-    return {key: artifact[key] for key in ("precision", "size_bytes", "operators", "slimmed") if key in artifact}
+    return {
+        key: artifact[key] for key in ("precision", "size_bytes", "operators", "slimmed", "raised") if key in artifact
+    }
 
 
 def _lengths(source: Path, parameters: Parameters, context: Context) -> list[int] | None:
