@@ -48,7 +48,7 @@ def folder_for(target: Target, artifact: Path, output: Path, **changed: Any) -> 
     output.mkdir()
     shutil.copy(artifact / "model.onnx", output / "model.onnx")
     described = json.loads((artifact / "artifact.json").read_text())
-    recipe = recipes.make(output / "model.onnx", described, DATA_REPORT, target)
+    recipe = recipes.make(artifact / "model.onnx", described, DATA_REPORT, target)
     recipes.write(output, {**recipe, **changed}, target)
     return output
 
@@ -179,6 +179,38 @@ def test_a_changed_onnx_file_is_not_built(typed: dict[str, Path], tmp_path: Path
         builder.run(folder, RTX)
 
 
+@pytest.fixture
+def apart(typed: dict[str, Path], tmp_path: Path) -> Path:
+    """The artifact of a network whose weights lie in a file of their own, as they do from 2 GB on."""
+    import onnx
+
+    folder = Path(shutil.copytree(typed["int8 network"], tmp_path / "apart"))
+    model = onnx.load(folder / "model.onnx")
+    (folder / "model.onnx").unlink()
+    onnx.save_model(
+        model, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=64
+    )
+    described = json.loads((folder / "artifact.json").read_text())
+    (folder / "artifact.json").write_text(json.dumps({**described, "data_files": ["model.onnx.data"]}))
+    return folder
+
+
+def test_weights_beside_the_graph_are_in_the_engine(apart: Path, typed: dict[str, Path], tmp_path: Path) -> None:
+    target = targets.resolve("rtx-4090")
+    folder = folder_for(target, apart, tmp_path / "bundle")
+    shutil.copy(apart / "model.onnx.data", folder)
+    known = builder.run(folder, RTX)
+    whole = builder.run(folder_for(target, typed["int8 network"], tmp_path / "whole"), RTX)
+    assert known["engine_bytes"] == pytest.approx(whole["engine_bytes"], rel=0.02)
+    with (folder / "model.onnx.data").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(InputError, match=r"model\.onnx\.data was changed"):
+        builder.run(folder, RTX)
+    (folder / "model.onnx.data").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*model\.onnx\.data: No such file"):
+        builder.run(folder, RTX)
+
+
 def test_a_build_that_takes_too_long_is_ended(typed: dict[str, Path], tmp_path: Path) -> None:
     folder = folder_for(targets.resolve("rtx-4090"), typed["fp16 encoder"], tmp_path / "bundle")
     with pytest.raises(InputError, match=r"did not end within 0\.05 s"):
@@ -224,11 +256,13 @@ def test_the_script_runs_on_the_pythons_of_the_jetpacks(python: str) -> None:
 RECIPE: Mapping[str, Any] = {"shapes": {"x": {"min": [1, 1], "opt": [1, 8], "max": [1, 16]}}, "precision": "int8"}
 
 
-def attempted(trt: Any, precision: str) -> tuple[str, list[Any]]:
-    """What the script tries with a TensorRT, until one attempt leads to an engine: that engine, and the calls."""
+def attempted(trt: Any, precision: str, **more: Any) -> tuple[str, list[Any]]:
+    """What the script tries with a TensorRT, until one attempt leads to an engine: that engine, and the calls. `more`
+    goes into the recipe."""
+    recipe = {**RECIPE, "precision": precision, **more}
     for attempt in script.attempts("tensorrt", trt.__version__, precision):
         try:
-            engine = script.build_once(trt, b"onnx", {**RECIPE, "precision": precision}, attempt, None, 1000)
+            engine = script.build_once(trt, Path("model.onnx"), b"onnx", recipe, attempt, None, 1000)
         except script.BuildError:
             continue
         return engine.decode(), trt.calls
@@ -256,6 +290,13 @@ def test_each_release_gets_the_calls_that_it_has(version: str, precision: str, e
     assert dict(calls)["profile"] == {"x": ((1, 1), (1, 8), (1, 16))}
     wanted = {"8": 1 << stand_in_tensorrt.EXPLICIT_BATCH, "10": 1 << stand_in_tensorrt.STRONGLY_TYPED, "11": 0}
     assert dict(calls)["network"] == wanted[version.split(".")[0]]
+
+
+@pytest.mark.parametrize("version", ["8.2.1", "10.3.0", "11.4.1"])
+def test_weights_beside_the_graph_are_found_from_its_path(version: str) -> None:
+    trt = stand_in_tensorrt.make(version)
+    _, calls = attempted(trt, "fp16", data_files={"model.onnx.data": "hash"})
+    assert ("file", "model.onnx") in calls
 
 
 @pytest.mark.parametrize(

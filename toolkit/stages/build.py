@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from toolkit.export import model_files
 from toolkit.stages import Context
 from toolkit.storage import write_json
 from toolkit.tensorrt import builder, preflight
 from toolkit.tensorrt import recipe as recipes
 
-VERSION = 1
+VERSION = 2
 LIBRARIES = (preflight.PACKAGE,)
 _SAID = ("engine", "engine_bytes", "engine_sha256", "built_from", "typing", "on_device", "peak_rss_bytes")
 
@@ -32,13 +33,14 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     """Write `engines/KEY.engine` and `KEY.json`, which says what it was built from. Raises RefusedError if TensorRT-RTX
     refuses the model or the GPU."""
     artifact = json.loads((source / "artifact.json").read_text(encoding="utf-8"))
-    shutil.copy(source / artifact["path"], output / parameters.recipe["onnx"])
+    for name in model_files(artifact):
+        shutil.copy(source / name, output / name)
     write_json(output / recipes.FILE_NAME, parameters.recipe)
 
     def on_line(line: str) -> None:
         context.progress(0, 1, line.partition("build: ")[2])
 
     known = builder.run(output, ["--runtime", "tensorrt_rtx"], on_line=on_line)
-    for name in (parameters.recipe["onnx"], recipes.FILE_NAME, f"{recipes.ENGINES}/.lock"):
+    for name in (*model_files(artifact), recipes.FILE_NAME, f"{recipes.ENGINES}/.lock"):
         (output / name).unlink()
     return {key: known[key] for key in _SAID}

@@ -249,14 +249,16 @@ def make_logger(trt):
     return Log()
 
 
-def build_once(trt, model, recipe, attempt, target, workspace):
+def build_once(trt, onnx, model, recipe, attempt, target, workspace):
     """One attempt: the engine as bytes. Raises BuildError with what TensorRT said."""
     name, typed, flags = attempt
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = make_network(trt, builder, typed)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model):
+    # Weights in files of their own are found from the path alone.
+    parsed = parser.parse_from_file(str(onnx)) if recipe.get("data_files") else parser.parse(model)
+    if not parsed:
         said = [" ".join(str(parser.get_error(i).desc()).split()) for i in range(parser.num_errors)]
         raise BuildError(BUILD_FAILED, f"{name}: the parser refuses the model: {(said or logger.errors)[:1]}")
     config = builder.create_builder_config()
@@ -368,13 +370,21 @@ def workspace_bytes(recipe, device):
 
 
 def check_model(onnx, recipe):
-    """The ONNX file's bytes. Raises BuildError if they are not those that the recipe is for."""
+    """The ONNX file's bytes. Raises BuildError if they, or its weights, are not those that the recipe is for."""
     try:
         model = onnx.read_bytes()
     except OSError as error:
         raise BuildError(BAD_BUNDLE, f"cannot read {onnx}: {error.strerror}") from error
     if hashlib.sha256(model).hexdigest() != recipe["onnx_sha256"]:
         raise BuildError(BAD_BUNDLE, f"{onnx} was changed: its SHA-256 is not the recipe's")
+    for name, wanted in sorted(recipe.get("data_files", {}).items()):
+        weights = onnx.parent / name
+        try:
+            found = sha256(weights)
+        except OSError as error:
+            raise BuildError(BAD_BUNDLE, f"cannot read {weights}: {error.strerror}") from error
+        if found != wanted:
+            raise BuildError(BAD_BUNDLE, f"{weights} was changed: its SHA-256 is not the recipe's")
     return model
 
 
@@ -384,7 +394,8 @@ def build(folder, recipe_file, engines, wanted, target):
         recipe = json.loads(recipe_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BuildError(BAD_BUNDLE, f"cannot read {recipe_file}: {error}") from error
-    model = check_model(folder / recipe["onnx"], recipe)
+    onnx = folder / recipe["onnx"]
+    model = check_model(onnx, recipe)
     trt, runtime, version = load_runtime(recipe["runtimes"], wanted)
     device = describe(Path("/"))
     target = target or (recipe["compute_capability"] if runtime == "tensorrt_rtx" else None)
@@ -408,16 +419,16 @@ def build(folder, recipe_file, engines, wanted, target):
         if known is not None:
             say(f"the engine at hand fits: {engine}")
             return dict(known, cached=True)
-        return dict(_build(trt, model, recipe, engine, built_from, device, target), cached=False)
+        return dict(_build(trt, onnx, model, recipe, engine, built_from, device, target), cached=False)
 
 
-def _build(trt, model, recipe, engine, built_from, device, target):
+def _build(trt, onnx, model, recipe, engine, built_from, device, target):
     failures = []
     started = time.time()
     for attempt in attempts(built_from["runtime"], built_from["version"], recipe["precision"]):
         say("{} {}, {}".format(built_from["runtime"], built_from["version"], attempt[0]))
         try:
-            data = build_once(trt, model, recipe, attempt, target, workspace_bytes(recipe, device))
+            data = build_once(trt, onnx, model, recipe, attempt, target, workspace_bytes(recipe, device))
         except BuildError as error:
             say(f"failed: {error}")
             failures.append(str(error))

@@ -122,7 +122,8 @@ def _there(
 
 def _copy(manifest: Manifest, device: Ssh, folder: PurePosixPath, on_line: Callable[[str], None]) -> None:
     """Copy what the build needs and the device does not have already."""
-    names = [manifest.artifact.name, recipes.FILE_NAME, recipes.SCRIPT.name, recipes.SHELL_SCRIPT]
+    weights = manifest.data["artifact"].get("data_files", ())
+    names = [manifest.artifact.name, *weights, recipes.FILE_NAME, recipes.SCRIPT.name, recipes.SHELL_SCRIPT]
     has = device.run(["sha256sum", "--", *(str(folder / name) for name in names)]).stdout.decode(errors="replace")
     known = {PurePosixPath(path).name: sha256 for sha256, path in map(str.split, has.splitlines())}
     for name in names:

@@ -67,6 +67,7 @@ def make(onnx: Path, artifact: Mapping[str, Any], data_report: Mapping[str, Any]
         "schema_version": SCHEMA_VERSION,
         "onnx": onnx.name,
         "onnx_sha256": sha256_file(onnx),
+        "data_files": {name: sha256_file(onnx.parent / name) for name in artifact.get("data_files", ())},
         "precision": artifact["precision"],
         "shapes": shapes(artifact, data_report),
         "workspace_share": WORKSPACE_SHARE,
