@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,8 @@ def test_networks_are_quantized_by_every_method(
     report = steps.quantize(str(untrained), str(tmp_path / "out"), method=method, engine=engine, options=options)
     assert report["size_after_bytes"] < report["size_before_bytes"]
     artifact = json.loads((tmp_path / "out" / "artifact.json").read_text())
-    runs = engines.get("onnxruntime" if engine == "tensorrt" else engine).load(tmp_path / "out" / artifact["path"])
+    with warnings.catch_warnings(action="ignore"):  # TensorRT artifacts run on another engine here, and say so
+        runs = engines.get(engine).load(tmp_path / "out" / artifact["path"])
     inputs = TASK.encoder(tmp_path / "out", {}, inputs=[artifact["inputs"][0]["name"]])(
         pattern("dots", np.random.default_rng(3))
     )

@@ -32,6 +32,7 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("litert", "int8"): "dynamic-int8",
     ("tensorrt", "fp32"): None,
     ("tensorrt", "fp16"): "fp16",
+    ("tensorrt", "bf16"): "bf16",
     ("tensorrt", "int8"): "static-int8",
 }
 CALIBRATED = (*STATIC, "fp16")  # methods that look at examples: at ranges, and at what overflows

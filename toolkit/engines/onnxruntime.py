@@ -45,14 +45,14 @@ def has_cuda() -> bool:
 class OnnxRuntimeEngine:
     """One session."""
 
-    def __init__(self, path: Path, threads: int, providers: Sequence[str]) -> None:
+    def __init__(self, path: Path, threads: int, providers: Sequence[str], content: bytes | None = None) -> None:
         ort = _import()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+            self._session = ort.InferenceSession(content or str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime raises a class per status code, all direct children of Exception
             raise InputError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
         self._threads = threads
@@ -82,7 +82,9 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def load(path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)) -> OnnxRuntimeEngine:
-    """Load `path` with `threads` intra-op threads, on the first of `providers` that starts. Raises InputError if the
-    file is not a model it can run."""
-    return OnnxRuntimeEngine(path, threads, providers)
+def load(
+    path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), content: bytes | None = None
+) -> OnnxRuntimeEngine:
+    """Load `path` with `threads` intra-op threads, on the first of `providers` that starts; `content` instead of what
+    is in the file. Raises InputError if that is not a model it can run."""
+    return OnnxRuntimeEngine(path, threads, providers, content)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
-from toolkit.export import onnx_file, onnx_half, onnx_network
+from toolkit.export import onnx_bf16, onnx_file, onnx_half, onnx_network
 from toolkit.export.onnx_activations import activations
 from toolkit.export.onnx_layers import Layer, find
 from toolkit.ranges import instability, scale_and_zero
@@ -62,9 +62,14 @@ def quantize(
     if method == "static-int8" and onnx_network.has_convolutions(model):
         return onnx_network.quantize(model, path, layers, engine, parameters, inputs)
     if method == "bf16":
+        done: list[str] = []
+        if engine == "tensorrt":
+            wanted = {layer.node.name for layer in layers}
+            done = onnx_bf16.convert(model, {each.node.name for each in find(model)} - wanted)
+            layers = [layer for layer in find(model) if layer.node.name in wanted]  # the nodes are new ones
         _store_in_bf16(model, layers)
         save(model, path)
-        return {"arithmetic": "float32"}
+        return {"arithmetic": "bfloat16" if done else "float32", "products": len(done)}
     report: dict[str, Any] = {}
     linear = [layer for layer in layers if not layer.is_table and not layer.is_convolution]
     convolutions = [layer for layer in layers if layer.is_convolution]

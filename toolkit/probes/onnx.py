@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit import silence
-from toolkit.engines import Arrays, as_float32
+from toolkit.engines import Arrays, as_float32, tensorrt
 from toolkit.errors import InputError, ToolkitError
 from toolkit.export import onnx_file
 from toolkit.export.onnx_activations import tensor_types
@@ -42,6 +42,7 @@ class OnnxProbe:
     """A graph, run by ONNX Runtime's CPU kernels."""
 
     def __init__(self, model: Any) -> None:
+        tensorrt.widen(model)
         self._model = model
         self._types = tensor_types(model)
         self._places = places(model, self._types)

@@ -26,7 +26,7 @@ from toolkit.engines import Arrays
 from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
-VERSION = 5
+VERSION = 6
 LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro")
 
 Method = Literal[
