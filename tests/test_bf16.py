@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import artifacts
-from toolkit import bisect, builds, check, engines
+from toolkit import bisect, builds, check, costs, engines
 from toolkit.errors import InputError
 from toolkit.export import onnx_bf16
 from toolkit.tensorrt import preflight
@@ -103,6 +103,14 @@ def test_builds_in_bfloat16_are_compared(typed: Path, tuned: Path, sentences: li
     )
     assert found.first is None
     assert any(20 < row.own.sqnr_db < 60 for row in found.rows)
+
+
+def test_products_in_bfloat16_are_counted_as_such(typed: Path) -> None:
+    found = costs.of_engine(typed / "model.onnx", {"batch": 1, "length": 16}, "tensorrt")
+    assert all(each.shape is not None for each in found if each.runs)
+    products = [each for each in found if each.multiply_adds]
+    assert {each.dtype for each in products} == {"bf16"}
+    assert len(products) == 18
 
 
 def test_onnxruntime_alone_says_that_it_has_no_kernels(typed: Path) -> None:

@@ -55,8 +55,8 @@ def _widened(path: Path) -> Any:
     return model if widen(model) else None
 
 
-def _products(model: Any) -> list[Any]:
-    """The nodes that multiply bfloat16 matrices."""
+def products(model: Any) -> list[Any]:
+    """The nodes of an `onnx.ModelProto` that multiply bfloat16 matrices."""
     from onnx import TensorProto
 
     halves = {each.name for each in model.graph.initializer if each.data_type == TensorProto.BFLOAT16}
@@ -74,12 +74,12 @@ def widen(model: Any) -> bool:
     and outputs rounded again. Returns whether there were any."""
     from onnx import TensorProto, helper
 
-    products = {node.output[0] for node in _products(model)}
+    found = {node.output[0] for node in products(model)}
     wide: set[str] = set()
     nodes: list[Any] = []
     for node in model.graph.node:
         nodes.append(node)
-        if node.output[0] not in products:
+        if node.output[0] not in found:
             continue
         for place, name in enumerate(node.input):
             if name and name not in wide:
@@ -95,7 +95,7 @@ def widen(model: Any) -> bool:
     copied = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copied)
-    return bool(products)
+    return bool(found)
 
 
 def load_for_use(path: Path, threads: int = 1) -> onnxruntime.OnnxRuntimeEngine:
