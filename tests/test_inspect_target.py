@@ -108,6 +108,22 @@ def test_a_file_on_a_target(typed: dict[str, Path]) -> None:
     assert runtime["offenders"][0]["module"] in people.stdout
 
 
+def test_what_an_inference_may_take_is_said_by_module(typed: dict[str, Path]) -> None:
+    path = typed["float network"] / "model.onnx"
+    done = run_toolkit("inspect", path, "--target", "raspberry-pi-5", "--json")
+    assert done.returncode == 0, done.stderr
+    [found] = json.loads(done.stdout)["engines"]
+    estimate = found["estimate"]
+    assert 0 < estimate["low_ms"] < estimate["ms"] < estimate["high_ms"]
+    assert 0 < sum(each["ms"] for each in found["modules"]) < estimate["ms"]  # the call comes on top
+    assert [each["ms"] for each in found["modules"]] == sorted((each["ms"] for each in found["modules"]), reverse=True)
+    people = run_toolkit("inspect", path, "--target", "raspberry-pi-5", "--times")
+    assert f"by the profile: estimate {estimate['low_ms']:.2g}-" in people.stdout
+    assert found["modules"][0]["operators"] in people.stdout
+    without = run_toolkit("inspect", path, "--target", "host")
+    assert "no estimate: the profile has no peak rate" in without.stdout
+
+
 def test_what_is_above_the_limit_is_said_and_is_no_failure(
     typed: dict[str, Path], board: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,23 +1,27 @@
-"""What the engines of a target would take of a model, and what falls back, before anything is sent to a device."""
+"""What the engines of a target would take of a model, what falls back, and what it may cost, before anything is sent to
+a device."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from toolkit import checkpoint as checkpoints
-from toolkit import coverage, model_file, rules, steps, tasks
+from toolkit import costs, coverage, estimate, model_file, rules, steps, tasks
 from toolkit.coverage import Coverage, Observed, costing
-from toolkit.errors import InputError, MissingDependencyError
+from toolkit.errors import InputError, MissingDependencyError, ToolkitError
+from toolkit.estimate import Row
 from toolkit.export import OLDEST_OPSET
 from toolkit.gates import coverage as gate
+from toolkit.gates.speed import Latency
 from toolkit.runner import Reporter
 from toolkit.runtime import manifest as manifests
 from toolkit.storage import read_json
-from toolkit.target import Target
+from toolkit.target import EngineSupport, Precision, Target
 
 LENGTH = 128  # tokens at which a checkpoint of texts is looked at
 
@@ -26,13 +30,16 @@ LENGTH = 128  # tokens at which a checkpoint of texts is looked at
 class EngineCoverage:
     """What one engine of a target takes. `limit` is the share of the multiply-adds that may fall back, None without
     one; `passed` is None where there is no limit or the share is not known. `observed` is what the runtime that is
-    installed here does, if it was asked."""
+    installed here does, if it was asked. `latency` is an estimate from the target's profile, and `costs` its parts;
+    both are None where the profile says too little."""
 
     engine: str
     processor: str | None
     coverage: Coverage
     limit: float | None
     observed: Observed | None
+    latency: Latency | None = None
+    costs: Sequence[Row] | None = None
 
     @property
     def passed(self) -> bool | None:
@@ -48,6 +55,11 @@ class EngineCoverage:
             **self.coverage.as_dict(),
             "limit": self.limit,
             "passed": self.passed,
+            "estimate": self.latency
+            and {"ms": self.latency.ms, "low_ms": self.latency.low_ms, "high_ms": self.latency.high_ms},
+            "modules": [
+                {"module": name, "operators": kinds, "ms": ms} for name, kinds, ms in by_module(self.costs or ())
+            ],
             "observed": seen
             and {
                 "runtime": seen.runtime,
@@ -157,7 +169,38 @@ def _one(path: Path, target: Target, name: str, sizes: Mapping[str, int], ask: b
             observed = coverage.runtime(table.engine).observe(path, coverage.TIMEOUT_SECONDS)
         except MissingDependencyError as error:
             observed = Observed(table.title, None, reason=str(error))
-    return EngineCoverage(name, processor, coverage.of(path, table, sizes), limit, observed)
+    engine = next((each for each in target.engines if each.name == name), None)
+    latency, parts = _estimated(path, target, engine, sizes) if engine else (None, None)
+    return EngineCoverage(name, processor, coverage.of(path, table, sizes), limit, observed, latency, parts)
+
+
+def _estimated(
+    path: Path, target: Target, engine: EngineSupport, sizes: Mapping[str, int]
+) -> tuple[Latency | None, list[Row] | None]:
+    """What one inference may take, and its parts."""
+    precision = cast(Precision, model_file.precision_of(path))
+    try:
+        operations = costs.of_engine(path, costing.complete(path, sizes), engine.name)
+    except ToolkitError:  # ONNX Runtime is not installed, or does not take the file: there is nothing to go by
+        return None, None
+    return (
+        estimate.latency(target, engine, precision, operations),
+        estimate.rows(target, engine, precision, operations),
+    )
+
+
+def by_module(parts: Sequence[Row]) -> list[tuple[str, str, float]]:
+    """(PyTorch module, its operators, milliseconds), the most expensive first; "" is the model itself."""
+    times: dict[str, float] = {}
+    kinds: dict[str, Counter[str]] = {}
+    for row in parts:
+        name = row.operation.module
+        times[name] = times.get(name, 0.0) + row.ms
+        kinds.setdefault(name, Counter())[row.operation.kind] += 1
+    return [
+        (name, ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds[name].most_common(3)), ms)
+        for name, ms in sorted(times.items(), key=lambda item: -item[1])
+    ]
 
 
 HEAD = (
@@ -219,6 +262,25 @@ def observation(observed: Observed, operators: int) -> str:
     if observed.partitions is not None:
         said += f", {observed.partitions} part{'' if observed.partitions == 1 else 's'}"
     return said + (f"; it stopped at the operator number {observed.until}" if observed.until is not None else "")
+
+
+def estimated(each: EngineCoverage) -> str:
+    """One line on what an inference may take."""
+    if each.latency is None:
+        return "no estimate: the profile has no peak rate or calibration for this engine and precision"
+    return f"an inference takes, by the profile: {each.latency}; most likely {each.latency.ms:.2g}"
+
+
+TIMES_HEAD = ("PyTorch module", "operators", "estimate")
+
+
+def time_rows(parts: Sequence[Row], most: int) -> list[tuple[str, ...]]:
+    """One row per module, under `TIMES_HEAD`, at most `most`."""
+    total = sum(row.ms for row in parts) or 1.0
+    return [
+        (name or "(the model)", kinds, f"{ms:.3g} ms ({gate.percent(ms / total)})")
+        for name, kinds, ms in by_module(parts)[:most]
+    ]
 
 
 def _percent(share: float | None) -> str:

@@ -16,15 +16,22 @@ MOST_ROWS = 12
 @click.option("--target", metavar="NAME", help="Show what falls back there, by the rule tables of its engines.")
 @click.option("--size", "sizes", multiple=True, type=options.Setting(), help="With --target: size of a dynamic axis.")
 @click.option("--ask", is_flag=True, help="With --target: also ask the runtimes that are installed here.")
-@click.option("--all", "all_rows", is_flag=True, help=f"With --target: every reason, not the first {MOST_ROWS}.")
+@click.option("--times", is_flag=True, help="With --target: the estimate by PyTorch module.")
+@click.option("--all", "all_rows", is_flag=True, help=f"With --target: every row, not the first {MOST_ROWS}.")
 @click.option("--cache-dir", metavar="FOLDER", help="Stage cache, for a checkpoint that is exported.")
 @click.option("--allow-code", is_flag=True, help="Run the Python code that a model folder brings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    path: str, target: str | None, sizes: tuple[tuple[str, Any], ...], all_rows: bool, as_json: bool, **given: Any
+    path: str,
+    target: str | None,
+    sizes: tuple[tuple[str, Any], ...],
+    times: bool,
+    all_rows: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Show what PATH is: a bundle, a checkpoint folder, an ONNX or a LiteRT file. With --target, how much of it falls
-    back there.
+    back there, and what an inference may take.
 
     \b
     Example:
@@ -36,9 +43,8 @@ def command(
     from toolkit import inspection
 
     if target is None:
-        given_alone = [
-            name for name, value in (("--size", sizes), ("--ask", given["ask"]), ("--all", all_rows)) if value
-        ]
+        needs = {"--size": sizes, "--ask": given["ask"], "--times": times, "--all": all_rows}
+        given_alone = [name for name, value in needs.items() if value]
         if given_alone:
             raise click.UsageError(f"{given_alone[0]} needs --target.")
         facts = inspection.inspect(Path(path))
@@ -47,13 +53,14 @@ def command(
         else:
             output.print_table(str(path), ("", ""), inspection.rows(facts))
         return
-    _coverage(Path(path), target, options.sizes(sizes), None if all_rows else MOST_ROWS, as_json, given)
+    most = None if all_rows else MOST_ROWS
+    _coverage(Path(path), target, options.sizes(sizes), times, most, as_json, given)
 
 
 def _coverage(
-    path: Any, name: str, sizes: dict[str, int], most: int | None, as_json: bool, given: dict[str, Any]
+    path: Any, name: str, sizes: dict[str, int], times: bool, most: int | None, as_json: bool, given: dict[str, Any]
 ) -> None:
-    """What falls back on a target."""
+    """What falls back on a target, and what an inference may take."""
     from toolkit import target as targets
     from toolkit import target_coverage
 
@@ -71,8 +78,12 @@ def _coverage(
             output.print_table(f"{each.engine}: what falls back", target_coverage.OFFENDERS_HEAD, shown)
             if len(shown) < len(offenders):
                 click.echo(f"and {len(offenders) - len(shown)} more reasons: --all")
+        if times and each.costs:
+            shown = target_coverage.time_rows(each.costs, most or len(each.costs))
+            output.print_table(f"{each.engine}: what takes how long", target_coverage.TIMES_HEAD, shown)
     for each in found:
         click.echo(f"{target_coverage.verdict(each)}.")
+        click.echo(f"  {target_coverage.estimated(each)}")
         if each.coverage.note:
             click.echo(f"  {each.coverage.note}")
         if each.observed:
