@@ -19,6 +19,7 @@ from toolkit import coverage, rules, stages
 from toolkit.coverage import costing, litert, partitions
 from toolkit.devices import local
 from toolkit.errors import InputError
+from toolkit.export import onnx_file
 from toolkit.gates import coverage as gate
 from toolkit.rules import litert_samples, onnx_graph, onnx_precision
 from toolkit.stages import coverage as stage
@@ -371,6 +372,25 @@ def test_sizes_that_nobody_gives(tmp_path: Path, litert_file: Path) -> None:
     assert costing.complete(model, {}) == {"batch": 1}
     assert costing.complete(model, {"batch": 3, "other": 2}) == {"batch": 3}
     assert costing.complete(litert_file, {"length": 5}) == {"length": artifacts.LENGTHS[0]}
+
+
+def test_a_model_whose_weights_are_not_read_is_looked_at_all_the_same(
+    typed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    source = typed["int8 network"] / "model.onnx"
+    onnx.save_model(
+        onnx.load(source), tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0
+    )
+    for name in ("onnxruntime-1.31", "tensorrt-10.3"):
+        table = rules.load(name)
+        wanted = coverage.of(source, table, {}).as_dict()
+        monkeypatch.setattr(onnx_file, "LARGE", 1000)
+        monkeypatch.setattr(onnx_file, "_SMALL", 100)  # scales of channels are larger, scales of tensors are not
+        found = coverage.of(tmp_path / "model.onnx", table, {}).as_dict()
+        monkeypatch.undo()
+        assert found == wanted
 
 
 def test_files_that_are_none_are_one_message(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.small_inputs import prepare
 from toolkit import export as formats
 from toolkit import stages, steps
 from toolkit.errors import InputError
-from toolkit.export import onnx_layers, onnx_quantize
+from toolkit.export import onnx_file, onnx_layers, onnx_quantize
 from toolkit.ranges import Histogram, instability, scale_and_zero
 from toolkit.stages import quantize
 
@@ -188,11 +189,40 @@ def test_tables_have_a_scale_for_every_row(made: Make) -> None:
     assert np.abs(table).max(axis=1).min() == 127
 
 
-def test_blocks_that_do_not_fit_are_refused(exported: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("engine", "method"), [("onnxruntime", "weight-int8"), ("onnxruntime", "weight-int4"), ("tensorrt", "weight-int8")]
+)
+def test_weights_that_stay_in_their_file_until_their_turn_give_the_same_bytes(
+    engine: str, method: str, made: Make, exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    source = Path(shutil.copytree(exported[engine], tmp_path / "source"))
+    model = model_of(source)
+    (source / "model.onnx").unlink()
+    onnx.save_model(model, source / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    read: list[str] = []
+    loading = onnx.external_data_helper.load_external_data_for_tensor
+
+    def watched(tensor: Any, folder: str) -> None:
+        read.append(tensor.name)
+        loading(tensor, folder)
+
+    monkeypatch.setattr(onnx_file, "LARGE", 1)
+    monkeypatch.setattr(onnx_file, "_SMALL", 3000)
+    monkeypatch.setattr(onnx.external_data_helper, "load_external_data_for_tensor", watched)
+    folder = artifacts.quantized(source, tmp_path / "out", method=method)
+    assert read
+    assert not any(name.endswith("dense.weight") for name in read)  # but biases and the like
+    assert initializers(model_of(folder)).keys() == initializers(model_of(made(engine, method=method))).keys()
+    assert (folder / "model.onnx").read_bytes() == (made(engine, method=method) / "model.onnx").read_bytes()
+
+
+def test_blocks_that_do_not_fit_are_refused(exported: dict[str, Path], tmp_path: Path) -> None:
     model = model_of(exported["tensorrt"])
     layer = next(layer for layer in onnx_layers.find(model) if layer.name == "classifier")
     with pytest.raises(InputError, match="classifier has 384 inputs, which blocks of 100 do not divide"):
-        onnx_quantize._store_weight(model, layer, 4, 100)
+        onnx_quantize._store_weight(model, layer, 4, 100, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,13 @@ def quantize(
         more = f" ({'; '.join(left)})" if left else ""
         raise InputError(f"The graph has no layer whose weights {method} knows{more}.")
     report = onnx_quantize.quantize(
-        model, output / MODEL_FILE, engine, [layer for layer in found if layer.name in chosen], parameters, inputs
+        model,
+        output / MODEL_FILE,
+        engine,
+        [layer for layer in found if layer.name in chosen],
+        parameters,
+        inputs,
+        source,
     )
     described = describe(output / MODEL_FILE, onnx_quantize.PRECISIONS[method], engine)
     kept = {key: artifact[key] for key in ("inputs", "lengths")}  # which a file alone does not say for sure

@@ -10,20 +10,24 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import InputError, missing_extra
 from toolkit.runtime import manifest as manifests
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 DATA_SUFFIX = ".data"
 LARGE = 1_000_000_000  # bytes of weights that are not read where shapes alone are looked at
 LARGEST = 1_900_000_000  # bytes of a file that holds its weights itself; protobuf's own limit is 2 GiB
+_SMALL = 1_000_000  # bytes of a tensor that is read even so
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft")
 
 
 def read(path: Path, weights: bool = True, most: int | None = None) -> Any:
-    """The model of a file (`onnx.ModelProto`), with the weights of its second file unless `weights` is False, or they
-    have more than `most` bytes.
+    """The model of a file (`onnx.ModelProto`), with the weights of its second file unless `weights` is False. If they
+    have more than `most` bytes, only small tensors are read from there: sizes, scales, bounds.
 
     Raises InputError for what is no ONNX file, is damaged, or names weights that are missing or lie elsewhere.
     """
@@ -42,9 +46,13 @@ def read(path: Path, weights: bool = True, most: int | None = None) -> Any:
     if not model.opset_import or not (model.graph.node or model.graph.output):
         raise InputError(f"{path} is not an ONNX file, or it is damaged: it holds no graph.")
     _check_external(path, model)
-    if most is not None:
-        weights = sum(each.stat().st_size for each in files(path, model)) <= most
-    if weights:
+    if most is not None and sum(each.stat().st_size for each in files(path, model)) > most:
+        for tensor in tensors(model):
+            if external(tensor) and stored_bytes(tensor) <= _SMALL:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.ClearField("data_location")
+                del tensor.external_data[:]
+    elif weights:
         onnx.load_external_data_for_model(model, str(path.parent))
     return model
 
@@ -83,6 +91,14 @@ def external(tensor: Any) -> Mapping[str, str]:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return {}
     return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def array(tensor: Any, folder: Path) -> NDArray[Any]:
+    """The values of a tensor, which may still lie in a file of `folder`."""
+    import numpy as np
+    import onnx
+
+    return np.asarray(onnx.numpy_helper.to_array(tensor, str(folder)))
 
 
 def stored_bytes(tensor: Any) -> int:

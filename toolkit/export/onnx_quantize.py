@@ -29,10 +29,12 @@ _BLOCKS_OPSET = 21  # the first in which DequantizeLinear takes blocks and 4 bit
 
 
 def read(path: Path, engine: str, method: str) -> Any:
-    """The float model of a file, made ready for a method."""
+    """The float model of a file, made ready for a method. Where a method changes weights alone, those of a large model
+    stay in their file until it is their turn."""
     import onnx
 
-    model = onnx_file.read(path)
+    alone = method.startswith("weight-") and not (engine == "tensorrt" and method == "weight-int4")
+    model = onnx_file.read(path, most=onnx_file.LARGE if alone else None)
     # A transposed weight's shape recorded before quantization contradicts the one inferred after it.
     weights = {initializer.name for initializer in model.graph.initializer}
     kept = [info for info in model.graph.value_info if info.name not in weights]
@@ -48,10 +50,17 @@ def read(path: Path, engine: str, method: str) -> Any:
 
 
 def quantize(
-    model: Any, path: Path, engine: str, layers: Sequence[Layer], parameters: Any, inputs: Sequence[Arrays]
+    model: Any,
+    path: Path,
+    engine: str,
+    layers: Sequence[Layer],
+    parameters: Any,
+    inputs: Sequence[Arrays],
+    folder: Path,
 ) -> dict[str, Any]:
     """Write `model` in fewer bits to `path`; `layers` are those that change. Returns what there is to report.
 
+    `folder` is where the model comes from: the weights of a large one are still in a file there.
     `inputs` are the calibration examples of `static-int8`; for `fp16` they show what overflows. Changes `model`.
     """
     method = parameters.method
@@ -67,41 +76,55 @@ def quantize(
             wanted = {layer.node.name for layer in layers}
             done = onnx_bf16.convert(model, {each.node.name for each in find(model)} - wanted)
             layers = [layer for layer in find(model) if layer.node.name in wanted]  # the nodes are new ones
-        _store_in_bf16(model, layers)
-        save(model, path)
+        _store_in_bf16(model, layers, folder)
+        save(model, path, folder)
         return {"arithmetic": "bfloat16" if done else "float32", "products": len(done)}
     report: dict[str, Any] = {}
     linear = [layer for layer in layers if not layer.is_table and not layer.is_convolution]
     convolutions = [layer for layer in layers if layer.is_convolution]
     if convolutions and method.startswith("weight-"):  # no operator multiplies packed ones: they are stored so
-        _store_weights(model, convolutions, "weight-int8", parameters.block_size)
+        _store_weights(model, convolutions, "weight-int8", parameters.block_size, folder)
     if method == "static-int8":
-        report["activations"] = _static(model, linear, engine, parameters, inputs)
+        report["activations"] = _static(model, linear, engine, parameters, inputs, folder)
     elif method != "dynamic-int8" and engine == "tensorrt":
-        _store_weights(model, linear, method, parameters.block_size)
+        _store_weights(model, linear, method, parameters.block_size, folder)
     for layer in layers:
         if layer.is_table:
-            _quantize_table(model, layer, engine)
+            _quantize_table(model, layer, engine, folder)
     if method == "dynamic-int8":
         _dynamic(model, path, linear)
-    elif method != "static-int8" and engine == "onnxruntime":
-        _pack_weights(model, path, linear, method, parameters.block_size)
-    else:
-        save(model, path)
+        return report
+    if method != "static-int8" and engine == "onnxruntime":
+        _pack_weights(model, linear, method, parameters.block_size, folder)
+    save(model, path, folder)
     return report
 
 
-def save(model: Any, path: Path) -> None:
-    """Write a model without the initializers that nothing reads any more."""
+def save(model: Any, path: Path, folder: Path) -> None:
+    """Write a model without the initializers that nothing reads any more; those that still lie in the file of weights
+    in `folder` come from there."""
+    import onnx
+
     onnx_file.drop_unread(model)
+    for tensor in model.graph.initializer:
+        if onnx_file.external(tensor):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx_file.array(tensor, folder), tensor.name))
+    _import_domain(model)
     onnx_file.save(model, path)
 
 
-def _weight(model: Any, name: str) -> NDArray[Any]:
+def _import_domain(model: Any) -> None:
+    """Name the version of ONNX Runtime's own operators, if the graph has some."""
     import onnx
 
+    used = any(node.domain == "com.microsoft" for node in model.graph.node)
+    if used and all(entry.domain != "com.microsoft" for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+
+
+def _weight(model: Any, name: str, folder: Path) -> NDArray[Any]:
     found = next(initializer for initializer in model.graph.initializer if initializer.name == name)
-    return np.asarray(onnx.numpy_helper.to_array(found))
+    return onnx_file.array(found, folder)
 
 
 def _put(model: Any, name: str, array: Any) -> str:
@@ -154,7 +177,7 @@ def _dynamic(model: Any, path: Path, layers: Sequence[Layer]) -> None:
 
 
 def _static(
-    model: Any, layers: Sequence[Layer], engine: str, parameters: Any, inputs: Sequence[Arrays]
+    model: Any, layers: Sequence[Layer], engine: str, parameters: Any, inputs: Sequence[Arrays], folder: Path
 ) -> dict[str, Any]:
     """Pairs of QuantizeLinear and DequantizeLinear before every layer, int8 weights behind DequantizeLinear."""
     from onnx import helper
@@ -187,20 +210,21 @@ def _static(
             ]
             _insert(model, layer.node, nodes)
         layer.node.input[0] = paired[name]
-        _store_weight(model, layer, 8, None)
+        _store_weight(model, layer, 8, None, folder)
     return {"calibrated": len(halves), "unstable": spread}
 
 
-def _store_weights(model: Any, layers: Sequence[Layer], method: str, block: int) -> None:
+def _store_weights(model: Any, layers: Sequence[Layer], method: str, block: int, folder: Path) -> None:
     """int8 or int4 weights behind DequantizeLinear; the arithmetic stays in float."""
     for layer in layers:
-        _store_weight(model, layer, 4 if method == "weight-int4" else 8, block if method == "weight-int4" else None)
+        four = method == "weight-int4"
+        _store_weight(model, layer, 4 if four else 8, block if four else None, folder)
 
 
-def _store_weight(model: Any, layer: Layer, bits: int, block: int | None) -> None:
+def _store_weight(model: Any, layer: Layer, bits: int, block: int | None, folder: Path) -> None:
     from onnx import helper
 
-    weight = _weight(model, layer.weight)
+    weight = _weight(model, layer.weight, folder)
     name = f"{layer.weight}.float"
     if all(node.output[0] != name for node in model.graph.node):  # a tied weight is stored once
         if block is None:
@@ -228,28 +252,57 @@ def _store_weight(model: Any, layer: Layer, bits: int, block: int | None) -> Non
     layer.node.input[1] = name
 
 
-def _pack_weights(model: Any, path: Path, layers: Sequence[Layer], method: str, block: int) -> None:
-    """int8 or int4 weights in ONNX Runtime's own operator, in blocks; the arithmetic stays in float."""
+def _pack_weights(model: Any, layers: Sequence[Layer], method: str, block: int, folder: Path) -> None:
+    """int8 or int4 weights in ONNX Runtime's own operator, in blocks; the arithmetic stays in float. Layer by layer, so
+    that no more than one float weight of a large model is in memory."""
+    weights = {initializer.name: initializer for initializer in model.graph.initializer}
+    packed = {layer.node.name: _packed(layer, weights[layer.weight], method, block, folder) for layer in layers}
+    stored = set(weights)
+    nodes = []
+    for node in model.graph.node:
+        if node.name not in packed:
+            nodes.append(node)
+            continue
+        made, initializers = packed[node.name]
+        nodes += made
+        model.graph.initializer.extend(each for each in initializers if each.name not in stored)
+        stored |= {each.name for each in initializers}  # a tied weight is stored once
+    copied = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copied)
+
+
+def _packed(layer: Layer, weight: Any, method: str, block: int, folder: Path) -> tuple[list[Any], list[Any]]:
+    """The nodes that stand for a layer then, and their initializers."""
+    import onnx
+    from onnx import TensorProto, helper
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     from onnxruntime.quantization.onnx_model import ONNXModel
 
-    wanted = {name for layer in layers for name in (layer.node.name, f"{layer.node.name}_MatMul")}
-    whole = ONNXModel(model)
-    whole.replace_gemm_with_matmul()
-    others = [node.name for node in whole.model.graph.node if node.op_type == "MatMul" and node.name not in wanted]
+    node = layer.node
+    given = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.input if name != layer.weight
+    ]
+    output = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+    matrix = onnx.numpy_helper.from_array(onnx_file.array(weight, folder), layer.weight)
+    graph = helper.make_graph([node], "layer", given, [output], [matrix])
+    alone = ONNXModel(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+    alone.replace_gemm_with_matmul()
     quantizer = MatMulNBitsQuantizer(
-        whole.model,
+        alone.model,
         bits=8 if method == "weight-int8" else 4,
         block_size=block,
         is_symmetric=True,
-        nodes_to_exclude=others,
         op_types_to_quantize=("MatMul",),
     )
     quantizer.process()
-    onnx_file.save(quantizer.model.model, path)
+    made = quantizer.model.model.graph
+    for each in made.node:
+        each.metadata_props.extend(node.metadata_props if not each.metadata_props else ())
+    return list(made.node), [each for each in made.initializer if each.name != layer.weight]
 
 
-def _quantize_table(model: Any, layer: Layer, engine: str) -> None:
+def _quantize_table(model: Any, layer: Layer, engine: str, folder: Path) -> None:
     """An embedding table in int8 with a scale per row.
 
     Only the rows that are looked up are widened, except for TensorRT, which folds the table when it builds the engine
@@ -257,7 +310,7 @@ def _quantize_table(model: Any, layer: Layer, engine: str) -> None:
     """
     from onnx import TensorProto, helper
 
-    integers, scale = per_channel(_weight(model, layer.weight), 0)
+    integers, scale = per_channel(_weight(model, layer.weight, folder), 0)
     table = _put(model, f"{layer.weight}.int8", integers)
     output = layer.node.output[0]
     if engine == "tensorrt":
@@ -287,14 +340,14 @@ def _quantize_table(model: Any, layer: Layer, engine: str) -> None:
     model.graph.node.remove(layer.node)
 
 
-def _store_in_bf16(model: Any, layers: Sequence[Layer]) -> None:
+def _store_in_bf16(model: Any, layers: Sequence[Layer], folder: Path) -> None:
     """Weights as bfloat16, widened to float32 before they are used: no CPU kernel multiplies bfloat16 matrices."""
     import ml_dtypes
 
     for layer in layers:
         name = f"{layer.weight}.float"
         if all(node.output[0] != name for node in model.graph.node):
-            weight = _weight(model, layer.weight)
+            weight = _weight(model, layer.weight, folder)
             stored = _put(model, f"{layer.weight}.bf16", weight.astype(ml_dtypes.bfloat16))
             if layer.is_table:  # only the rows that are looked up
                 output = layer.node.output[0]

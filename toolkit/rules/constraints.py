@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Shape = Sequence[int | str | None]  # None or a name: a size that is not fixed
 NOT_CONSTANT = object()  # as the value of an input: it is computed, or given by the user
+CONSTANT = object()  # the same: it is constant, and its values were not read
 
 
 @dataclass(frozen=True)
 class Node:
-    """What is known of a node. `inputs` holds values of constant inputs by the operator's own names for them, or
-    NOT_CONSTANT; what is not in it is not known. `shapes` are those of the tensors that the node works on."""
+    """What is known of a node. `inputs` holds values of constant inputs by the operator's own names for them,
+    NOT_CONSTANT or CONSTANT; what is not in it is not known. `shapes` are those of the tensors that the node works
+    on."""
 
     shapes: Sequence[Shape] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -87,6 +89,8 @@ class Constraint(BaseModel):
             return (False, "here it is computed") if self.constant else (None, "")
         if self.constant:
             return True, ""
+        if value is CONSTANT:
+            return None, ""
         elements = _elements(value)
         good = all(e == self.equals for e in elements) if self.equals is not None else max(elements) < (self.below or 0)
         return good, f"here it is {value}"

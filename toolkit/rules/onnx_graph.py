@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.export import onnx_file
-from toolkit.rules.constraints import NOT_CONSTANT
+from toolkit.rules.constraints import CONSTANT, NOT_CONSTANT
 
 if TYPE_CHECKING:
     from toolkit.rules.table import Table
@@ -139,7 +139,7 @@ def _name(elem_type: int) -> str:
 def _value(tensor: Any) -> Any:
     import onnx
 
-    return onnx.numpy_helper.to_array(tensor)
+    return CONSTANT if onnx_file.external(tensor) else onnx.numpy_helper.to_array(tensor)
 
 
 def _limit(node: Any, graph: Graph, table: Table) -> Finding | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.export import onnx_file
 from toolkit.rules.onnx_graph import Finding, Graph, data_types
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def _parameters(quantize: Any, graph: Graph) -> list[Any]:
     from onnx import numpy_helper
 
     return [
-        numpy_helper.to_array(graph.constants[name]).tolist() if name in graph.constants else name
+        name
+        if name not in graph.constants or onnx_file.external(graph.constants[name])
+        else numpy_helper.to_array(graph.constants[name]).tolist()
         for name in quantize.input[1:]
     ]
 

@@ -61,7 +61,7 @@ def _artifact(source: Path, output: Path, inputs: list[Any], parameters: Paramet
     context.progress(0, 1, f"activations of {len(inputs)} examples")
     model = onnx_quantize.read(source / artifact["path"], artifact["engine"], "none")
     count = onnx_balance.balance(model, onnx_layers.find(model), [encoder(each) for each in inputs], parameters.alpha)
-    onnx_quantize.save(model, output / artifact["path"])
+    onnx_quantize.save(model, output / artifact["path"], source)
     formats.copy_rest(source, output, artifact)
     described = onnx_format.describe(output / artifact["path"], artifact["precision"], artifact["engine"])
     write_json(output / "artifact.json", described)
