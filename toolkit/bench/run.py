@@ -22,7 +22,7 @@ _MOST = 2000
 _TITLE = "bench"
 
 
-def _examples(manifest: Manifest, data: str | None) -> tuple[list[Any], str]:
+def examples_of(manifest: Manifest, data: str | None) -> tuple[list[Any], str]:
     """(examples as JSON that the bundle's pipeline can read, where they come from)."""
     if data is None:
         return [entry["input"] for entry in bundles.golden_of(manifest)], "the bundle's golden examples"
@@ -52,7 +52,7 @@ def bench(
     folder = Path(bundle)
     manifest = manifests.read(folder)
     manifests.verify_files(manifest)
-    examples, origin = _examples(manifest, data)
+    examples, origin = examples_of(manifest, data)
     request = {
         "bundle": str(folder.resolve()),
         "threads": threads,

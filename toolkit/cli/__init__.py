@@ -29,6 +29,7 @@ _VERBS = {
     "bisect": "Name the layer in which two builds of a model part.",
     "verify": "Check a bundle's hashes and replay its golden examples.",
     "targets": "List, show, compare and start hardware profiles.",
+    "devices": "Set up and list devices beside this machine.",
     "doctor": "Show what is installed and what is missing.",
 }
 
