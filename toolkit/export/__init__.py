@@ -42,7 +42,11 @@ class FormatModule(Protocol):
 
 
 # Adding a format: one file in this folder and one line here.
-_MODULES = {"onnx": "toolkit.export.onnx", "litert": "toolkit.export.litert"}
+_MODULES = {
+    "onnx": "toolkit.export.onnx",
+    "litert": "toolkit.export.litert",
+    "openvino": "toolkit.export.openvino",
+}
 OLDEST_OPSET = 13  # of ONNX: the first with a scale per channel, and with the axes of ReduceSum as an input
 # Methods whose ranges of activations come from examples beforehand.
 STATIC = ("static-int8", "integer-int8", "int16-activations")
@@ -51,7 +55,9 @@ NO_INTEGER_TEXTS = (
     "a text encoder masks padding by adding the lowest float there is: a scale of int8 that holds it has no step left "
     "for anything else"
 )
-FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert"}
+FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert", "openvino": "openvino"}
+FROM_ONNX = ("onnx", "openvino")  # formats that a model is written in that came as an ONNX file
+OWN_CALIBRATION = {"openvino": ("min-max", "percentile")}  # formats whose own tool finds the ranges, and how it can
 
 
 def get(name: str) -> FormatModule:
