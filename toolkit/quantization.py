@@ -290,6 +290,7 @@ def _checked(model: str, task: Task, wanted: Wanted, options: planning.Options, 
         architecture.refuse_prompt(checkpoints.check_folder(folder))
     method = str(wanted.parameters["method"])
     formats.check_method(form, engine, method, formats.get(form).METHODS)
+    formats.check_calibration(form, method, str(wanted.parameters.get("calibration", "min-max")))
     _check_method(method, task, wanted)
     stages.get("quantize").Parameters.model_validate(dict(wanted.parameters))
     if wanted.qat_epochs and method in ("fp16", "bf16"):

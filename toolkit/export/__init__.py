@@ -87,6 +87,16 @@ def check_method(form: str, engine: str, method: str, known: Mapping[str, Sequen
         )
 
 
+def check_calibration(form: str, method: str, calibration: str) -> None:
+    """Refuse a way to find ranges that a format's own tool has not. Raises InputError."""
+    known = OWN_CALIBRATION.get(form)
+    if known is not None and method in STATIC and calibration not in known:
+        raise InputError(
+            f"--calibration {calibration}: the ranges of {form} files are found by its own quantizer, which knows "
+            f"{' and '.join(known)}."
+        )
+
+
 def chosen_layers(tables: Mapping[str, bool], parameters: Any) -> set[str]:
     """The names of the layers to quantize: all but those of `parameters.keep`, and the embedding tables only if
     `parameters.embeddings`. `tables` says of every layer whether it is such a table. Raises InputError."""

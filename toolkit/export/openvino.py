@@ -15,19 +15,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toolkit import tasks
 from toolkit.engines import Arrays
 from toolkit.engines import openvino as engine_module
 from toolkit.errors import InputError, missing_extra
-from toolkit.export import check_method, chosen_layers, onnx_adopt, onnx_file, onnx_layers, openvino_file
+from toolkit.export import (
+    check_calibration,
+    check_method,
+    chosen_layers,
+    onnx_adopt,
+    onnx_file,
+    onnx_layers,
+    openvino_file,
+)
 from toolkit.storage import read_json
 
 # Methods of quantization for each engine that runs the format.
 METHODS = {"openvino": ("static-int8", "fp16", "bf16")}
 MODEL_FILE = "model.xml"
-OLDEST = "2026.4.1"  # the oldest version that answers as the one that writes
+# The oldest OpenVINO that was tried and answers as the one that writes: 2023.3 refuses the mask of attention, and in
+# bfloat16 2025.4 gave other answers. Older ones know the operators of fewer opsets.
+_OLDEST, _OLDEST_BF16, _OLDEST_OPSETS = "2024.6.0", "2026.0.0", 15
+_WRITER = "2026.4.1"
 _WRAPPER = "model."  # how `toolkit.export.traceable` calls the model in it
 _FAR = 4  # operations of PyTorch between a convolution and what it was made one with
 
@@ -72,7 +81,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
     _name_by_trace(program, traced, "" if plain else _WRAPPER)
     traced.clear()
     openvino_file.describe_run(program, "f32", axes)
-    openvino_file.save(program, output / MODEL_FILE, names)
+    openvino_file.save(program, output / MODEL_FILE, names, openvino_file.names(program))
     context.progress(3, 3, "done")
     return describe(output / MODEL_FILE, "fp32")
 
@@ -97,7 +106,7 @@ def adopt(source: Path, output: Path, parameters: Any, context: Any) -> dict[str
     names = [value.name for value in model.graph.output]
     _name_by_graph(program, model)
     openvino_file.describe_run(program, "f32", {tensor["name"]: tensor["shape"] for tensor in given["inputs"]})
-    openvino_file.save(program, output / MODEL_FILE, names)
+    openvino_file.save(program, output / MODEL_FILE, names, openvino_file.names(program))
     context.progress(2, 2, "done")
     return {**describe(output / MODEL_FILE, "fp32"), "lengths": given["lengths"]}
 
@@ -115,16 +124,16 @@ def quantize(
 
     method = parameters.method
     check_method("openvino", "openvino", method, METHODS)
-    openvino_quantize.check(method, parameters)
+    check_calibration("openvino", method, parameters.calibration)
     model = engine_module.read(source / artifact["path"])
     found = openvino_file.find(model)
     if not found:
         raise InputError(f"The graph has no layer whose weights {method} knows.")
     chosen = chosen_layers({layer.name: layer.is_table for layer in found}, parameters)
-    names, axes = openvino_file.output_names(model), openvino_file.axes_of(model)
+    outputs, axes, named = openvino_file.output_names(model), openvino_file.axes_of(model), openvino_file.names(model)
     model, report = openvino_quantize.quantize(model, found, chosen, parameters, inputs)
     openvino_file.describe_run(model, "bf16" if method == "bf16" else "f32", axes)
-    openvino_file.save(model, output / MODEL_FILE, names)
+    openvino_file.save(model, output / MODEL_FILE, outputs, named)
     described = describe(output / MODEL_FILE, openvino_quantize.PRECISIONS[method])
     return {**described, "lengths": artifact["lengths"]}, report
 
@@ -132,19 +141,6 @@ def quantize(
 def describe(path: Path, precision: str, engine: str = "openvino") -> dict[str, Any]:
     """The artifact description of a file in OpenVINO's format, from the file alone."""
     model = engine_module.read(path)
-    axes = openvino_file.axes_of(model)
-    first = next((shape[0] for shape in axes.values() if shape), None)
-
-    def tensors(ports: Any) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": port.any_name,
-                "dtype": np.dtype(port.get_element_type().to_dtype()).name,
-                "shape": axes.get(port.any_name) or _output_shape(port, first),
-            }
-            for port in ports
-        ]
-
     operators = [each.get_type_name() for each in model.get_ordered_ops()]
     return {
         "format": "openvino",
@@ -154,10 +150,9 @@ def describe(path: Path, precision: str, engine: str = "openvino") -> dict[str, 
         "precision": precision,
         "arithmetic": engine_module.arithmetic(model),
         "size_bytes": sum(each.stat().st_size for each in openvino_file.files(path)),
-        "inputs": tensors(model.inputs),
-        "outputs": tensors(model.outputs),
+        **openvino_file.describe_ports(model),
         "lengths": None,
-        "minimum_versions": {"openvino": OLDEST},
+        "minimum_versions": {"openvino": _minimum_runtime(model)},
         "operators": dict(sorted(Counter(kind for kind in operators if kind not in openvino_file.EDGES).items())),
         "weight_bytes_read": _weight_bytes_read(model),
     }
@@ -174,13 +169,12 @@ def _last_line(error: Exception) -> str:
     return [line for line in str(error).splitlines() if line.strip()][-1]
 
 
-def _output_shape(port: Any, first: Any) -> list[Any]:
-    """The shape of an output: what is not fixed is the inputs' first axis, or has no name."""
-    sizes = list(port.get_partial_shape())
-    return [
-        size.get_length() if size.is_static else first if place == 0 and isinstance(first, str) else "?"
-        for place, size in enumerate(sizes)
-    ]
+def _minimum_runtime(model: Any) -> str:
+    """The first OpenVINO that has the operators, and computes in the arithmetic, as far as was tried."""
+    opsets = [str(each.get_type_info().version_id).removeprefix("opset") for each in model.get_ordered_ops()]
+    if any(not opset.isdigit() or int(opset) > _OLDEST_OPSETS for opset in opsets):
+        return _WRITER
+    return _OLDEST_BF16 if engine_module.arithmetic(model) == "bf16" else _OLDEST
 
 
 def _weight_bytes_read(model: Any) -> int:
@@ -235,15 +229,32 @@ def _name_by_trace(program: Any, traced: Sequence[Any], wrapper: str) -> None:
         return _module(found[0]).removeprefix(wrapper) if found else None
 
     def is_whole(output: Any) -> bool:
-        return any(name.rpartition(":")[0] in order for name in output.get_names())
+        names = [name.rpartition(":")[0] for name in output.get_names()]
+        known = [traced[order[name]] for name in names if name in order]
+        if _took_up_a_norm(output.get_node()):
+            known = [node for node in known if not _is_convolution(node)]
+        return bool(known)
 
     openvino_file.name_operators(program, module_of, is_whole)
+
+
+def _is_convolution(node: Any) -> bool:
+    return "convolution" in str(node.target)
+
+
+def _took_up_a_norm(operator: Any) -> bool:
+    """Whether a convolution has the scales of a norm in its weights, which then are no parameter of PyTorch's: its
+    value is not what it is called."""
+    if operator.get_type_name() not in openvino_file.CONVOLUTIONS:
+        return False
+    weight = openvino_file.constant(operator.input_value(1).get_node())
+    return weight is None or not weight.output(0).get_names()
 
 
 def _convolution_before(node: Any) -> Any | None:
     """The convolution that an operation of PyTorch is, or that feeds it."""
     for _ in range(_FAR):
-        if "convolution" in str(node.target):
+        if _is_convolution(node):
             return node
         node = next(iter(node.all_input_nodes), None)
         if node is None:

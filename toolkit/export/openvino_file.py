@@ -8,7 +8,8 @@ its bias, it has no name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,22 +148,50 @@ def axes_of(model: Any) -> dict[str, list[str | int]]:
     return found
 
 
-def save(model: Any, path: Path, outputs: Sequence[str]) -> None:
+def describe_ports(model: Any) -> dict[str, list[dict[str, Any]]]:
+    """Names, types and shapes of a model's `inputs` and `outputs`; of an output what is not fixed is the inputs' first
+    axis, or has no name."""
+    axes = axes_of(model)
+    rows = next((shape[0] for shape in axes.values() if shape and isinstance(shape[0], str)), "?")
+
+    def shape(port: Any) -> list[str | int]:
+        sizes = enumerate(port.get_partial_shape())
+        return [int(size.get_length()) if size.is_static else "?" if place else rows for place, size in sizes]
+
+    def described(port: Any, shape: Sequence[str | int]) -> dict[str, Any]:
+        dtype = np.dtype(port.get_element_type().to_dtype()).name
+        return {"name": port.any_name, "dtype": dtype, "shape": list(shape)}
+
+    return {
+        "inputs": [described(port, axes[port.any_name]) for port in model.inputs],
+        "outputs": [described(port, shape(port)) for port in model.outputs],
+    }
+
+
+def names(model: Any) -> set[str]:
+    """What a model's operators are called."""
+    return {str(each.get_friendly_name()) for each in model.get_ordered_ops() if each.get_type_name() != CONSTANT}
+
+
+def save(model: Any, path: Path, outputs: Sequence[str], named: Collection[str]) -> None:
     """Write a model to `path` and its weights beside it, the same bytes for the same model. `outputs` are the names of
-    its outputs. What has no name by a module yet, as constants have not, is called after what reads it."""
+    its outputs, `named` those of its operators that stay. Constants, and what OpenVINO only numbered, are called after
+    what reads them."""
     import openvino
 
     ordered = model.get_ordered_ops()
     places = {each.get_friendly_name(): place for place, each in enumerate(ordered)}
-    taken = {each.get_friendly_name() for each in ordered if each.get_type_name() != CONSTANT}
-    for each in reversed([each for each in ordered if each.get_type_name() == CONSTANT]):
+    numbered = [each for each in ordered if each.get_friendly_name() not in named and _is_numbered(each)]
+    taken = names(model) - {each.get_friendly_name() for each in numbered}
+    for each in reversed(numbered):
         reading = [
             (places[entry.get_node().get_friendly_name()], entry.get_index(), entry.get_node().get_friendly_name())
             for output in each.outputs()
             for entry in output.get_target_inputs()
         ]
         _, index, reader = min(reading)
-        each.set_friendly_name(_free(f"{reader}/{index}", taken))
+        places[_free(f"{reader}/{index}", taken)] = places[each.get_friendly_name()]
+        each.set_friendly_name(next(reversed(places)))
         each.output(0).get_tensor().set_names(set())
     for number, (result, name) in enumerate(zip(model.get_results(), outputs, strict=True)):
         result.set_friendly_name(f"Result_{number}")
@@ -170,6 +199,12 @@ def save(model: Any, path: Path, outputs: Sequence[str]) -> None:
     model.set_friendly_name("model")
     with explained("writing the model", path):
         openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _is_numbered(operator: Any) -> bool:
+    """Whether an operator has the name that OpenVINO gives one that has none: its type and how many there were."""
+    kind = operator.get_type_name()
+    return kind == CONSTANT or re.fullmatch(rf"{kind}_\d+", operator.get_friendly_name()) is not None
 
 
 def output_names(model: Any) -> list[str]:

@@ -17,22 +17,11 @@ from typing import Any
 import numpy as np
 
 from toolkit.engines import Arrays
-from toolkit.errors import InputError, missing_extra
-from toolkit.export import OWN_CALIBRATION
+from toolkit.errors import missing_extra
 from toolkit.export.openvino_file import EDGES, Layer
 
 _ATTENTION = ("ScaledDotProductAttention",)
 PRECISIONS = {"static-int8": "int8", "fp16": "fp16", "bf16": "bf16"}
-
-
-def check(method: str, parameters: Any) -> None:
-    """Refuse a way to find ranges that NNCF has not. Raises InputError."""
-    known = OWN_CALIBRATION["openvino"]
-    if method == "static-int8" and parameters.calibration not in known:
-        raise InputError(
-            f"--calibration {parameters.calibration}: the ranges of OpenVINO files are found by NNCF, which knows "
-            f"{' and '.join(known)}."
-        )
 
 
 def quantize(
