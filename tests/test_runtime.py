@@ -161,15 +161,15 @@ def test_too_old_runtime_is_refused_before_loading(folder: Path, tmp_path: Path)
     engine = manifest_of(folder)["engine"]["name"]
 
     def demand(data: dict[str, Any]) -> None:
-        data["engine"]["minimum_versions"][PACKAGE[engine]] = "99.0"
+        data["engine"]["minimum_versions"][PACKAGE[engine]] = "9999.0"
 
     copy = changed(folder, tmp_path / "copy", demand)
-    with pytest.raises(MissingDependencyError, match=rf"needs {PACKAGE[engine]} >= 99\.0"):
+    with pytest.raises(MissingDependencyError, match=rf"needs {PACKAGE[engine]} >= 9999\.0"):
         toolkit.load(copy)
     for verb in ("verify", "bench"):
         done = run_toolkit(verb, copy)
         assert done.returncode == 3
-        assert f"pip install '{PACKAGE[engine]}>=99.0'" in done.stderr
+        assert f"pip install '{PACKAGE[engine]}>=9999.0'" in done.stderr
 
 
 @pytest.mark.parametrize(
