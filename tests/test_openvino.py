@@ -18,6 +18,7 @@ import toolkit
 from tests import artifacts
 from tests.conftest import run_toolkit
 from tests.networks import CLASSES, network_file, pattern
+from tests.test_light_imports import assert_one_line, hidden_in_children
 from toolkit import builds, candidates, check, engines, export, model_file, modules, network, recipe, steps, tasks
 from toolkit import target as targets
 from toolkit.errors import InputError
@@ -43,11 +44,17 @@ def texts(sentences: list[tuple[str, str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def calibration(sentences: list[tuple[str, str]]) -> list[str]:
-    return [text for text, _ in sentences[100:132]]
+    return [text for text, _ in sentences[100:112]]
 
 
 def quantized(source: Path, output: Path, examples: list[str], **parameters: Any) -> Path:
     return artifacts.quantized(source, output, examples, **{"method": "static-int8", **parameters})
+
+
+@pytest.fixture(scope="module")
+def int8(exported: dict[str, Path], calibration: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It in int8. Read it only."""
+    return quantized(exported["openvino"], tmp_path_factory.mktemp("quantized") / "int8", calibration)
 
 
 def files_of(folder: Path) -> tuple[bytes, bytes]:
@@ -128,24 +135,23 @@ def test_a_file_comes_out_the_same_twice_and_names_no_machine(tuned: Path, tmp_p
 
 
 def test_int8_comes_out_the_same_twice_and_holds_int8(
-    exported: dict[str, Path], calibration: list[str], tmp_path: Path
+    exported: dict[str, Path], int8: Path, calibration: list[str], tmp_path: Path
 ) -> None:
-    first, second = (quantized(exported["openvino"], tmp_path / name, calibration) for name in ("a", "b"))
-    assert files_of(first) == files_of(second)
-    assert b"<nncf" not in files_of(first)[0]
-    described = artifacts.description(first)
-    assert described["precision"] == model_file.precision_of(first / "model.xml") == "int8"
+    assert files_of(int8) == files_of(quantized(exported["openvino"], tmp_path / "again", calibration))
+    assert b"<nncf" not in files_of(int8)[0]
+    described = artifacts.description(int8)
+    assert described["precision"] == model_file.precision_of(int8 / "model.xml") == "int8"
     assert described["operators"]["FakeQuantize"] > 0
     # Attention stays in float: nothing is rounded between a projection and it.
     assert described["operators"]["FakeQuantize"] <= 4 * 2 + 2
 
 
 def test_layers_that_are_kept_stay_in_float(
-    exported: dict[str, Path], calibration: list[str], texts: list[str], tmp_path: Path
+    exported: dict[str, Path], int8: Path, calibration: list[str], texts: list[str], tmp_path: Path
 ) -> None:
     source = exported["openvino"]
     sizes = layers_of(source)
-    every = artifacts.description(quantized(source, tmp_path / "all", calibration))
+    every = artifacts.description(int8)
     kept = artifacts.description(quantized(source, tmp_path / "kept", calibration, keep=[QUERY]))
     assert 0.7 * sizes[QUERY] < kept["size_bytes"] - every["size_bytes"] < 0.8 * sizes[QUERY]
     without = artifacts.description(quantized(source, tmp_path / "tables", calibration, embeddings=False))
@@ -172,11 +178,10 @@ def test_half_precision_is_stored_and_names_its_arithmetic(exported: dict[str, P
 
 
 def test_calibrations_that_nncf_has_not_are_refused_before_anything_runs(
-    exported: dict[str, Path], calibration: list[str], reviews: Path, tmp_path: Path
+    exported: dict[str, Path], int8: Path, calibration: list[str], reviews: Path, tmp_path: Path
 ) -> None:
     percentile = quantized(exported["openvino"], tmp_path / "p", calibration, calibration="percentile", percentile=99.0)
-    plain = quantized(exported["openvino"], tmp_path / "m", calibration)
-    assert files_of(percentile) != files_of(plain)
+    assert files_of(percentile) != files_of(int8)
     for method in ("mse", "entropy"):
         done = run_toolkit(
             "quantize", exported["openvino"], "--method", "static-int8", "--calibration", method, "--data", reviews,
@@ -186,6 +191,17 @@ def test_calibrations_that_nncf_has_not_are_refused_before_anything_runs(
         assert f"--calibration {method}: the ranges of openvino files are found by its own quantizer" in done.stderr
         assert "prepare" not in done.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_quantizer_is_one_line_with_the_command(exported: dict[str, Path], few: Path, tmp_path: Path) -> None:
+    done = run_toolkit(
+        "quantize", exported["openvino"], "--method", "static-int8", "--data", few, "--samples", "8",
+        "-o", tmp_path / "out", environ=hidden_in_children({"nncf"}, tmp_path / "site"),
+    )  # fmt: skip
+    assert_one_line(
+        done, 3, "Quantizing an OpenVINO file needs the package 'nncf'", "edge-deployment-toolkit[openvino]"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_sensitivity_chooses_layers(exported: dict[str, Path], few: Path, tmp_path: Path) -> None:
@@ -269,6 +285,17 @@ def test_a_fused_onnx_file_becomes_one_too(exported: dict[str, Path], texts: lis
     assert "bert.encoder.layer.1.attention.self.query_key_value" in layers_of(source)
 
 
+def test_an_onnx_file_of_texts_is_quantized(exported: dict[str, Path], few: Path, tmp_path: Path) -> None:
+    """Its config does not say how large the vocabulary is, which the lint of calibration texts wants to know."""
+    source = exported["tensorrt"]
+    report = steps.quantize(
+        str(source / "model.onnx"), str(tmp_path / "int8"), method="static-int8", engine="openvino", samples=16,
+        options={"data": str(few), "preprocessing": str(source)},
+    )  # fmt: skip
+    assert report["size_after_bytes"] < 0.3 * report["size_before_bytes"]
+    assert model_file.precision_of(tmp_path / "int8" / "model.xml") == "int8"
+
+
 def test_an_onnx_file_that_it_cannot_convert_is_one_message(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 
@@ -312,28 +339,26 @@ def test_files_whose_costs_are_not_counted_have_no_estimate(exported: dict[str, 
     assert candidates.estimated(workshop, candidate) is None  # type: ignore[arg-type]
 
 
-def test_inspect_tells_what_a_file_is(exported: dict[str, Path], calibration: list[str], tmp_path: Path) -> None:
-    made = quantized(exported["openvino"], tmp_path / "int8", calibration)
-    done = run_toolkit("inspect", made / "model.xml", "--json")
+def test_inspect_tells_what_a_file_is(exported: dict[str, Path], int8: Path) -> None:
+    done = run_toolkit("inspect", int8 / "model.xml", "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert (facts["kind"], facts["format"], facts["arithmetic"]) == ("file", "openvino", "f32")
     assert facts["quantized"] == "static"
     assert facts["weights"]["i8"] == len(layers_of(exported["openvino"]))
-    assert facts["weights_file"] == {"model.bin": (made / "model.bin").stat().st_size}
+    assert facts["weights_file"] == {"model.bin": (int8 / "model.bin").stat().st_size}
     assert facts["inputs"][0] == {"name": "input_ids", "dtype": "int64", "shape": ["batch", "length"]}
-    for path in (made / "model.xml", made):
+    for path in (int8 / "model.xml", int8):
         done = run_toolkit("inspect", path, "--target", "intel-n100")
         assert done.returncode == 2
         assert "no runtime of target 'intel-n100' that has a rule table reads .xml files" in done.stderr
 
 
 def test_check_compares_a_file_with_its_checkpoint(
-    exported: dict[str, Path], tuned: Path, texts: list[str], calibration: list[str], tmp_path: Path
+    exported: dict[str, Path], int8: Path, tuned: Path, texts: list[str]
 ) -> None:
-    made = quantized(exported["openvino"], tmp_path / "int8", calibration)
     first = builds.open_build(tuned)
-    for path, precision in ((exported["openvino"], "fp32"), (made, "int8"), (made / "model.xml", "int8")):
+    for path, precision in ((exported["openvino"], "fp32"), (int8, "int8"), (int8 / "model.xml", "int8")):
         second = builds.open_build(path, like=first)
         assert second.precision == precision
         found = check.check(first, second, texts[:8])
