@@ -8,7 +8,7 @@ import toolkit
 from tests.conftest import TRAINING
 from toolkit.devices import local
 
-ENGINES = ("litert", "onnxruntime")
+ENGINES = ("litert", "onnxruntime", "openvino")
 
 # A board that this machine does not stand for and that names no peaks: nothing is measured, so the smaller file wins.
 _TARGET = """\

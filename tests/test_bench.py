@@ -51,7 +51,8 @@ def test_record_is_whole_and_in_order(engine: str, encoder: Path, reviews: Path)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert record["content_hash"] == manifest["content_hash"]
     assert record["precision"] == manifest["artifact"]["precision"] == "int8"
-    assert record["artifact_bytes"] == (folder / manifest["artifact"]["path"]).stat().st_size
+    files = [manifest["artifact"]["path"], *manifest["artifact"].get("data_files", ())]
+    assert record["artifact_bytes"] == sum((folder / name).stat().st_size for name in files)
     assert (record["examples"], record["examples_from"]) == (8, "the bundle's golden examples")
     for part in (record["latency"], record["preprocessing"]):
         assert set(part) == LATENCY

@@ -21,7 +21,7 @@ from toolkit.errors import InputError
 from toolkit.probes import litert as litert_probe
 from toolkit.probes import onnx as onnx_probe
 
-ENGINES = ("onnxruntime", "tensorrt", "litert")
+ENGINES = ("onnxruntime", "tensorrt", "litert", "openvino")
 SIDE = 24  # of the images; behind the first layer half of it, and as many channels
 Change = Callable[[Any], Any]
 
@@ -102,6 +102,7 @@ def test_a_float_artifact_has_no_layer_that_differs(which: str, engine: str, req
     [
         ("onnxruntime", "dynamic-int8"), ("onnxruntime", "weight-int4"), ("onnxruntime", "fp16"),
         ("tensorrt", "static-int8"), ("tensorrt", "fp16"), ("litert", "dynamic-int8"), ("litert", "fp16"),
+        ("openvino", "static-int8"), ("openvino", "bf16"),
     ],
 )  # fmt: skip
 def test_a_sound_quantized_artifact_raises_no_alarm(

@@ -12,16 +12,19 @@ import pytest
 
 import toolkit
 from tests.conftest import run_toolkit
-from tests.engine_bundles import engine_bundle
+from tests.engine_bundles import ENGINES, engine_bundle
 from toolkit import cli
 
 HEAVY = {
-    "ai_edge_litert", "ai_edge_quantizer", "datasets", "jax", "litert_torch", "onnx", "onnxruntime", "onnxscript",
-    "pandas", "pyarrow", "pydantic", "rich", "tensorflow", "tokenizers", "torch", "transformers",
+    "ai_edge_litert", "ai_edge_quantizer", "datasets", "jax", "litert_torch", "nncf", "onnx", "onnxruntime",
+    "onnxscript", "openvino", "pandas", "pyarrow", "pydantic", "rich", "tensorflow", "tokenizers", "torch",
+    "transformers",
 }  # fmt: skip
 # Of the light core, what a device does not need either.
 WORKSTATION = {"click", "packaging", "pydantic", "rich", "yaml"}
-MODULE_OF_ENGINE = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime"}
+MODULE_OF_ENGINE = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+# What an engine's package imports itself.
+BROUGHT = {"openvino": {"packaging"}}
 
 # With None under its name a package is as good as not installed: it is neither imported nor found.
 HIDE = "import sys\nsys.modules.update(dict.fromkeys({names!r}))\n"
@@ -84,11 +87,11 @@ def test_help_of_a_verb_imports_no_framework_and_no_engine(verb: str) -> None:
     assert not imported & (HEAVY | {"numpy"})
 
 
-@pytest.mark.parametrize("engine", ["litert", "onnxruntime"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_device_imports_the_bundles_engine_and_no_framework(engine: str, encoder: Path, reviews: Path) -> None:
     code = "import sys, toolkit\nassert toolkit.load(sys.argv[1])('a quiet, brilliant film')['label']"
     imported = imported_by(code, engine_bundle(engine, encoder, reviews))
-    needed = {"numpy", "tokenizers", MODULE_OF_ENGINE[engine]}
+    needed = {"numpy", "tokenizers", MODULE_OF_ENGINE[engine], *BROUGHT.get(engine, ())}
     assert needed <= imported
     assert not imported & ((HEAVY | WORKSTATION) - needed)
 
@@ -135,6 +138,7 @@ def test_help_of_a_verb_has_an_example(verb: str) -> None:
     [
         ("onnxruntime", {"onnxruntime"}, "'edge-deployment-toolkit[runtime-onnxruntime]'"),
         ("litert", {"ai_edge_litert", "tflite_runtime"}, "'edge-deployment-toolkit[runtime-litert]'"),
+        ("openvino", {"openvino"}, "'edge-deployment-toolkit[runtime-openvino]'"),
         ("onnxruntime", {"tokenizers"}, "tokenizers"),
         ("litert", {"tokenizers"}, "tokenizers"),
     ],
@@ -158,6 +162,8 @@ def test_missing_runtime_is_one_line_with_the_command(
         ("litert", "litert_torch", "litert"),
         ("litert", "torch", "litert"),
         ("litert", "ai_edge_litert", "litert"),
+        ("openvino", "openvino", "openvino"),
+        ("openvino", "torch", "convert"),
     ],
 )
 def test_missing_converter_is_one_line_with_the_command(

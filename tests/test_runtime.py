@@ -22,7 +22,7 @@ from toolkit.runtime import manifest as manifests
 from toolkit.runtime.pipeline import softmax
 from toolkit.storage import sha256_file
 
-PACKAGE = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+PACKAGE = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
 @pytest.fixture(params=ENGINES)
@@ -161,15 +161,15 @@ def test_too_old_runtime_is_refused_before_loading(folder: Path, tmp_path: Path)
     engine = manifest_of(folder)["engine"]["name"]
 
     def demand(data: dict[str, Any]) -> None:
-        data["engine"]["minimum_versions"][PACKAGE[engine]] = "99.0"
+        data["engine"]["minimum_versions"][PACKAGE[engine]] = "9999.0"
 
     copy = changed(folder, tmp_path / "copy", demand)
-    with pytest.raises(MissingDependencyError, match=rf"needs {PACKAGE[engine]} >= 99\.0"):
+    with pytest.raises(MissingDependencyError, match=rf"needs {PACKAGE[engine]} >= 9999\.0"):
         toolkit.load(copy)
     for verb in ("verify", "bench"):
         done = run_toolkit(verb, copy)
         assert done.returncode == 3
-        assert f"pip install '{PACKAGE[engine]}>=99.0'" in done.stderr
+        assert f"pip install '{PACKAGE[engine]}>=9999.0'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_onnxruntime_takes_any_batch_and_length(onnx_file: Path) -> None:
     assert engine.describe()["provider"] == "CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "litert", "tensorrt"])
+@pytest.mark.parametrize("name", ["onnxruntime", "litert", "tensorrt", "openvino"])
 @pytest.mark.parametrize(
     "content", [b"", b"not a model at all", b"\x08\x07" + b"\xff" * 100], ids=["empty", "text", "bits"]
 )
@@ -339,5 +339,6 @@ def test_tensorrt_stands_in_with_a_warning_and_the_same_numbers(onnx_file: Path)
 
 
 def test_unknown_engine_is_named_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"Unknown engine 'tvm'; known: onnxruntime, litert, tensorrt, torch\."):
+    known = r"known: onnxruntime, litert, tensorrt, openvino, torch\."
+    with pytest.raises(InputError, match=rf"Unknown engine 'tvm'; {known}"):
         engines.get("tvm")

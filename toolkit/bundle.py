@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 GOLDEN = "golden/examples.json"
 GOLDEN_COUNT = 8
 # Another CPU's kernels sum in another order, and a dynamically quantized activation may round to the next step.
-GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
+# bfloat16 rounds every sum: an encoder's logits were 0.105 from float32's at most.
+GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 0.2, "int8": 0.25}
 
 
 @dataclass(frozen=True)

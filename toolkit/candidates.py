@@ -151,11 +151,13 @@ def estimated(workshop: Workshop, candidate: Candidate) -> Latency | None:
     """What the target's profile says of the latency of a built candidate, for an input of the mean length.
 
     Between the lengths of a file with fixed ones it is in proportion: the padding of one example, where the mean
-    happens to lie, would count for or against the engine.
+    happens to lie, would count for or against the engine. None for files whose costs are not counted.
     """
     assert candidate.built is not None  # noqa: S101 - what is not built has no file
     path = candidate.built.output / candidate.artifact["path"]
     engine = workshop.target.engine(candidate.plan.engine)
+    if not costs.are_counted(path):
+        return None
 
     def at(sizes: dict[str, int]) -> Latency | None:
         operations = costs.of_engine(path, {"batch": 1, **workshop.own_axes(), **sizes}, engine.name)
@@ -312,6 +314,8 @@ def explain(workshop: Workshop, candidates: list[Candidate], winner: Candidate |
             candidate.outcome = "chosen"
         elif candidate.refused is not None:
             candidate.outcome = f"refused by {candidate.refused}"
+        elif winner is not None and candidate.latency is None and winner.latency is not None:
+            candidate.outcome = f"passed; its speed is not known, {winner.name}'s is"
         elif winner is not None and is_faster(workshop, winner, candidate):
             candidate.outcome = f"passed; {winner.name} is faster"
         elif winner is not None:

@@ -1,4 +1,4 @@
-"""What a folder or a file is: a bundle, a checkpoint, an ONNX or a LiteRT file. Loads no engine and no framework."""
+"""What a folder or a file is: a bundle, a checkpoint, an ONNX, LiteRT or OpenVINO file. Runs nothing."""
 
 from __future__ import annotations
 

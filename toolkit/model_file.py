@@ -1,4 +1,4 @@
-"""What an ONNX or LiteRT file holds, told from the file itself. Runs nothing."""
+"""What an ONNX, LiteRT or OpenVINO file holds, told from the file itself. Runs nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.errors import InputError, missing_extra
 from toolkit.export import onnx_file
 from toolkit.export.flatbuffer import buffer_size
 
-SUFFIXES = (".onnx", ".tflite")
+SUFFIXES = (".onnx", ".tflite", ".xml")
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL", "CONV_3D")
 
 
@@ -21,7 +21,8 @@ def inspect(path: Path) -> dict[str, Any]:
     quantized. Raises InputError for one that is not there, or damaged."""
     try:
         size = path.stat().st_size
-        return {"kind": "file", "bytes": size, **(_onnx(path) if path.suffix == ".onnx" else _litert(path))}
+        facts = {".onnx": _onnx, ".tflite": _litert, ".xml": _openvino}[path.suffix](path)
+        return {"kind": "file", "bytes": size, **facts}
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
@@ -36,6 +37,8 @@ def precision_of(path: Path) -> str:
 
         found = {name for name, kind in vars(TensorType).items() if kind in kinds}
         return next((p for k, p in (("INT4", "int4"), ("INT8", "int8"), ("FLOAT16", "fp16")) if k in found), "fp32")
+    if path.suffix == ".xml":
+        return _precision_of_openvino(path)
     import onnx
 
     model = onnx_file.read(path, weights=False)
@@ -153,6 +156,41 @@ def _quantized_litert(graph: Any, kinds: list[str], types: dict[int, str]) -> st
             data, weights = (types[graph.tensors[n].type] for n in operator.inputs[:2])
             found.add("no" if weights.startswith("float") else "dynamic" if data.startswith("float") else "static")
     return " and ".join(sorted(found - {"no"})) or "no"
+
+
+def _openvino(path: Path) -> dict[str, Any]:
+    from toolkit.engines import openvino
+    from toolkit.export import openvino_file
+
+    model = openvino.read(path)
+    kinds = [each.get_type_name() for each in model.get_ordered_ops()]
+    weights = list(openvino_file.weights(model))
+    described = openvino_file.describe_ports(model)
+    return {
+        "format": "openvino",
+        "weights_file": {each.name: each.stat().st_size for each in openvino_file.files(path)[1:]},
+        "arithmetic": openvino.arithmetic(model),
+        **described,
+        "operators": _by_count(kind for kind in kinds if kind not in openvino_file.EDGES),
+        "parameters": sum(math.prod(each.get_output_shape(0)) for each in weights),
+        "weights": _by_count(each.get_element_type().get_type_name() for each in weights),
+        "quantized": "static" if "FakeQuantize" in kinds else "no",
+    }
+
+
+def _precision_of_openvino(path: Path) -> str:
+    from toolkit.engines import openvino
+    from toolkit.export import openvino_file
+
+    model = openvino.read(path)
+    found = {each.get_element_type().get_type_name() for each in openvino_file.weights(model) if _is_matrix(each)}
+    narrow = {"i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16"}
+    order = ("int4", "int8", "fp16", "bf16")
+    return min((narrow[each] for each in found if each in narrow), key=order.index, default="fp32")
+
+
+def _is_matrix(weight: Any) -> bool:
+    return len(weight.get_output_shape(0)) > 1
 
 
 def _by_count(kinds: Iterable[str]) -> dict[str, int]:

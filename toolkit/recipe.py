@@ -17,7 +17,7 @@ from toolkit import architecture
 from toolkit.adapters import PROMPTS, Method
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
-from toolkit.export import FORMAT_OF_ENGINE, INTEGER, NO_INTEGER_TEXTS, OLDEST_OPSET, STATIC
+from toolkit.export import FORMAT_OF_ENGINE, FROM_ONNX, INTEGER, NO_INTEGER_TEXTS, OLDEST_OPSET, STATIC
 from toolkit.gates import score
 from toolkit.target import EngineName, EngineSupport, Precision, Target
 from toolkit.tasks.task import Task
@@ -34,6 +34,10 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("tensorrt", "fp16"): "fp16",
     ("tensorrt", "bf16"): "bf16",
     ("tensorrt", "int8"): "static-int8",
+    ("openvino", "fp32"): None,
+    ("openvino", "fp16"): "fp16",
+    ("openvino", "bf16"): "bf16",
+    ("openvino", "int8"): "static-int8",
 }
 CALIBRATED = (*STATIC, "fp16")  # methods that look at examples: at ranges, and at what overflows
 
@@ -247,10 +251,13 @@ def of_graph(
     kept: list[CandidatePlan] = []
     left = list(skipped)
     for plan in chosen:
-        if FORMAT_OF_ENGINE[plan.engine] != "onnx":
+        form = FORMAT_OF_ENGINE[plan.engine]
+        if form not in FROM_ONNX:
             left.append(Skipped(what=plan.name, reason=f"{plan.engine} files are not made from ONNX files"))
         elif precision == "fp32":
             kept.append(plan)
+        elif form != "onnx":
+            left.append(Skipped(what=plan.name, reason=f"{plan.engine} files are made from ONNX files in float alone"))
         elif plan.precision == precision:
             kept.append(plan.model_copy(update={"method": None, "reason": f"as given: it is {precision} already"}))
         else:

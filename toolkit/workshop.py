@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolkit import rules, tasks
 from toolkit.checkpoint import Checkpoint
-from toolkit.export import FORMAT_OF_ENGINE, STATIC, onnx_lower
+from toolkit.export import FORMAT_OF_ENGINE, OWN_CALIBRATION, STATIC, onnx_lower
 from toolkit.gates import Verdict, memory
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
@@ -170,7 +170,7 @@ class Workshop:
             data = self.data
         elif form == "litert":
             parameters["lengths"] = self.data_report["lengths"]
-        else:
+        elif form == "onnx":
             parameters |= {
                 "ort_fusions": engine == "onnxruntime",
                 "opset": self.target.engine(engine).onnx_opset_max,
@@ -224,7 +224,7 @@ class Workshop:
         table = self.target.engine(plan.engine).rules
         if table is not None and ONE_SCALE in rules.load(table).limits:
             parameters |= {"scales": "tensor"}
-        if plan.method in STATIC:
+        if plan.method in STATIC and FORMAT_OF_ENGINE[plan.engine] not in OWN_CALIBRATION:
             parameters |= {"calibration": "mse"}
         return self.runner.run(
             "quantize",
@@ -286,4 +286,5 @@ class Workshop:
 
 def file_kind(engine: str) -> str:
     """What people call the files that an engine runs."""
-    return {"litert": "LiteRT", "onnxruntime": "fused ONNX"}.get(engine, "standard ONNX")
+    known = {"litert": "LiteRT", "onnxruntime": "fused ONNX", "openvino": "OpenVINO"}
+    return known.get(engine, "standard ONNX")

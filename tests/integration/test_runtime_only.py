@@ -18,8 +18,10 @@ import toolkit
 from tests.engine_bundles import ENGINES, engine_bundle
 
 CHECKOUT = Path(__file__).parents[2]
-FRAMEWORKS = {"torch", "transformers", "datasets", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer", "jax"}
-DISTRIBUTION = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+FRAMEWORKS = {
+    "torch", "transformers", "datasets", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer", "jax", "nncf",
+}  # fmt: skip
+DISTRIBUTION = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def install(engine: str, folder: Path) -> Device:
 
 @pytest.fixture(scope="module")
 def installations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Device]]:
-    """Both environments, made side by side."""
+    """The environments, made side by side."""
     folder = tmp_path_factory.mktemp("devices")
     with ThreadPoolExecutor(len(ENGINES)) as pool:
         return {engine: pool.submit(install, engine, folder / engine) for engine in ENGINES}

@@ -60,7 +60,7 @@ seconds, checkpoint, data, work = float(sys.argv[1]), *map(Path, sys.argv[2:])
 context = stages.Context(task="text-classification")
 
 def run(stage, source, **parameters):
-    output = work / stage
+    output = work / f"{len(list(work.iterdir()))}-{stage}"
     output.mkdir()
     request = {"stage": stage, "source": source, "parameters": parameters, "output": output}
     process.run_request(request, context)
@@ -71,6 +71,11 @@ context = stages.Context(task="text-classification", data=prepared)
 exported = run("export", checkpoint, format="onnx", ort_fusions=True)
 quantized = run("quantize", exported, method="dynamic-int8")
 run("evaluate", quantized, engine="onnxruntime", encoding={"max_length": 128})
+exported = run("export", checkpoint, format="openvino")
+prepared = run("prepare", checkpoint, data=str(data), known_labels=["negative", "positive"])
+context = stages.Context(task="text-classification", data=prepared)
+quantized = run("quantize", exported, method="static-int8", examples={"samples": 16})
+run("evaluate", quantized, engine="openvino", encoding={"max_length": 128})
 end = time.monotonic() + seconds
 made = toolkit.convert(
     checkpoint, data=str(data), output=str(work / "bundle"), cache_dir=str(work / "cache"), min_score="90%"
@@ -165,13 +170,14 @@ def test_running_bundles_is_silent(traced: dict[str, Traced]) -> None:
     assert look_ups(traced["runtime"].trace) == []
     opened = traced["runtime"].trace.read_text(errors="replace")
     assert "libonnxruntime" in opened or "onnxruntime_pybind11_state" in opened  # the trace is whole
+    assert "libopenvino_intel_cpu_plugin" in opened
 
 
 def test_converting_is_silent(traced: dict[str, Traced]) -> None:
     traced["conversion"].finish()
     assert look_ups(traced["conversion"].trace) == []
     opened = traced["conversion"].trace.read_text(errors="replace")
-    for library in ("torch", "transformers", "onnxruntime", "litert_torch", "ai_edge_quantizer"):
+    for library in ("torch", "transformers", "onnxruntime", "litert_torch", "ai_edge_quantizer", "openvino", "nncf"):
         assert f"site-packages/{library}/" in opened, f"{library} was not used: the conversion did not cover it"
 
 

@@ -79,9 +79,14 @@ class FormatCosts(Protocol):
 _MODULES = {".onnx": "toolkit.costs.onnx", ".tflite": "toolkit.costs.litert"}
 
 
+def are_counted(path: Path) -> bool:
+    """Whether there are costs of files of this kind."""
+    return path.suffix in _MODULES
+
+
 def operations(path: Path, sizes: Mapping[str, int]) -> list[Operation]:
     """The operations of a file, by its suffix. Raises InputError for another, or a file that cannot be read."""
-    if path.suffix not in _MODULES:
+    if not are_counted(path):
         raise InputError(f"{path}: costs are counted of {' and '.join(_MODULES)} files.")
     if not path.is_file():
         raise InputError(f"{path} does not exist.")

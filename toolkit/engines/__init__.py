@@ -51,6 +51,7 @@ _MODULES = {
     "onnxruntime": "toolkit.engines.onnxruntime",
     "litert": "toolkit.engines.litert",
     "tensorrt": "toolkit.engines.tensorrt",
+    "openvino": "toolkit.engines.openvino",
     "torch": "toolkit.engines.torch",
 }
 

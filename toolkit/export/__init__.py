@@ -42,7 +42,11 @@ class FormatModule(Protocol):
 
 
 # Adding a format: one file in this folder and one line here.
-_MODULES = {"onnx": "toolkit.export.onnx", "litert": "toolkit.export.litert"}
+_MODULES = {
+    "onnx": "toolkit.export.onnx",
+    "litert": "toolkit.export.litert",
+    "openvino": "toolkit.export.openvino",
+}
 OLDEST_OPSET = 13  # of ONNX: the first with a scale per channel, and with the axes of ReduceSum as an input
 # Methods whose ranges of activations come from examples beforehand.
 STATIC = ("static-int8", "integer-int8", "int16-activations")
@@ -51,7 +55,9 @@ NO_INTEGER_TEXTS = (
     "a text encoder masks padding by adding the lowest float there is: a scale of int8 that holds it has no step left "
     "for anything else"
 )
-FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert"}
+FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert", "openvino": "openvino"}
+FROM_ONNX = ("onnx", "openvino")  # formats that a model is written in that came as an ONNX file
+OWN_CALIBRATION = {"openvino": ("min-max", "percentile")}  # formats whose own tool finds the ranges, and how it can
 
 
 def get(name: str) -> FormatModule:
@@ -78,6 +84,16 @@ def check_method(form: str, engine: str, method: str, known: Mapping[str, Sequen
     if method not in known[engine]:
         raise InputError(
             f"{form} files for {engine} cannot be quantized by '{method}'; known: {', '.join(known[engine])}."
+        )
+
+
+def check_calibration(form: str, method: str, calibration: str) -> None:
+    """Refuse a way to find ranges that a format's own tool has not. Raises InputError."""
+    known = OWN_CALIBRATION.get(form)
+    if known is not None and method in STATIC and calibration not in known:
+        raise InputError(
+            f"--calibration {calibration}: the ranges of {form} files are found by its own quantizer, which knows "
+            f"{' and '.join(known)}."
         )
 
 

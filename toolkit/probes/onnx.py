@@ -126,7 +126,7 @@ def scope(node: Any) -> str | None:
     return found.group(1).replace("/", ".") if found else None
 
 
-def _is_inner(node: Any, name: str) -> bool:
+def is_inner(node: Any, name: str) -> bool:
     """Whether a tensor lies inside what was one operation in PyTorch, as a product to which the bias is added later,
     maybe by an operator that an optimizer made of several. The last one of an operation has a name of its own."""
     return any(entry.key == SCOPES for entry in node.metadata_props) and bool(_INNER.match(name))
@@ -166,7 +166,7 @@ def places(model: Any, types: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     one, called as the tensor that it computes.
     """
     nodes, owners = list(model.graph.node), scopes(model)
-    inner = {name for node in nodes for name in node.output if _is_inner(node, name)}
+    inner = {name for node in nodes for name in node.output if is_inner(node, name)}
     if not any(owners):
         return {n.output[0]: (n.output[0], n.op_type) for n in nodes if n.output and types[n.output[0]] in _FLOATS}
     readers: dict[str, list[str]] = {value.name: [""] for value in model.graph.output}

@@ -27,7 +27,16 @@ from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
 VERSION = 6
-LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro")
+LIBRARIES = (
+    "onnx",
+    "onnxruntime",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+    "tokenizers",
+    "tflite-micro",
+    "openvino",
+    "nncf",
+)
 
 Method = Literal[
     "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"

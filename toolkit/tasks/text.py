@@ -227,7 +227,8 @@ class TextTask(Task):
 
     def doubts(self, given: Sequence[Any], real: Sequence[Any], folder: Path, encoding: Mapping[str, Any]) -> list[str]:
         encoder = self.tokenizer(folder, max_length(encoding))
-        vocabulary = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        vocabulary = int(config.get("vocab_size") or encoder.size)  # that of an ONNX file is not told
         tokens, usual = [encoder.ids(each) for each in given], [encoder.ids(each) for each in real]
         check_texts(tokens, usual, vocabulary)
         return unusual_lengths([len(ids) for ids in tokens], [len(ids) for ids in usual])
