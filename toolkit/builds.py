@@ -21,7 +21,7 @@ from toolkit import engines, tasks
 from toolkit import export as formats
 from toolkit.engines import Arrays, Engine
 from toolkit.errors import InputError
-from toolkit.export import onnx_file
+from toolkit.export import FORMAT_OF_ENGINE, onnx_file
 from toolkit.model_file import precision_of
 from toolkit.probes import Probe
 from toolkit.runtime import manifest as manifests
@@ -32,7 +32,7 @@ from toolkit.storage import read_json
 from toolkit.tasks.task import Task
 
 MASK = "attention_mask"
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".tflite": "litert"}
+ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".tflite": "litert", ".pte": "executorch"}
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Build:
     encoder: Encoder
     engine: Engine
     path: Path  # of the checkpoint's folder, or of the model file
-    format: str  # torch, onnx, litert
+    format: str  # torch, onnx, litert, executorch
     output_name: str | None = None  # None: the only output
     lend: Callable[[Sequence[str], Sequence[int] | None], Encoder] | None = None  # for other inputs and lengths
 
@@ -71,6 +71,11 @@ class Build:
             from toolkit.probes import litert as probe_litert
 
             return probe_litert.open_probe(self.path)
+        if self.format == "executorch":
+            raise InputError(
+                f"{self.name}: an ExecuTorch file cannot be looked into: what a backend took of it is one call. "
+                "`toolkit check` compares its answers."
+            )
         from toolkit.probes import onnx as probe_onnx
 
         return probe_onnx.open_probe(self.path)
@@ -149,7 +154,7 @@ def _lender(path: Path, task: Task) -> Callable[[Sequence[str], Sequence[int] | 
 
 def _file(path: Path, like: Build | None) -> Build:
     if path.suffix not in ENGINE_OF_SUFFIX:
-        raise InputError(f"{path} is neither a folder nor an .onnx or .tflite file.")
+        raise InputError(f"{path} is neither a folder nor an .onnx, .tflite or .pte file.")
     if like is None and path.suffix == ".onnx":
         return _tensors(path)
     if like is None or like.lend is None:
@@ -159,7 +164,7 @@ def _file(path: Path, like: Build | None) -> Build:
         )
     engine = engines.get(ENGINE_OF_SUFFIX[path.suffix]).load(path)
     precision = precision_of(path)
-    described = formats.get(_format(path)).describe(path, precision, "onnxruntime")
+    described = formats.get(_format(path)).describe(path, precision, ENGINE_OF_SUFFIX[path.suffix])
     encoder = like.lend(names_of(described), described["lengths"])
     output = str(described["outputs"][0]["name"])
     return Build(
@@ -184,7 +189,7 @@ def _tensors(path: Path) -> Build:
 
 
 def _format(path: Path) -> str:
-    return "litert" if path.suffix == ".tflite" else "onnx"
+    return FORMAT_OF_ENGINE[ENGINE_OF_SUFFIX[path.suffix]]
 
 
 def check_tasks(first: Build, second: Build) -> None:

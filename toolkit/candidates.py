@@ -151,10 +151,13 @@ def estimated(workshop: Workshop, candidate: Candidate) -> Latency | None:
     """What the target's profile says of the latency of a built candidate, for an input of the mean length.
 
     Between the lengths of a file with fixed ones it is in proportion: the padding of one example, where the mean
-    happens to lie, would count for or against the engine.
+    happens to lie, would count for or against the engine. None where the profile says too little, and for a file of a
+    format whose costs are not counted.
     """
     assert candidate.built is not None  # noqa: S101 - what is not built has no file
     path = candidate.built.output / candidate.artifact["path"]
+    if not costs.counts(path):
+        return None
     engine = workshop.target.engine(candidate.plan.engine)
 
     def at(sizes: dict[str, int]) -> Latency | None:

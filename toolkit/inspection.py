@@ -1,4 +1,4 @@
-"""What a folder or a file is: a bundle, a checkpoint, an ONNX or a LiteRT file. Loads no engine and no framework."""
+"""What a folder or a file is: a bundle, a checkpoint, or a model file. Loads no engine, and no framework but to read a file."""
 
 from __future__ import annotations
 

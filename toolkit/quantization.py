@@ -2,8 +2,8 @@
 
     checkpoint → qat → export → balance → sensitivity → quantize
 
-An artifact folder starts behind the export. For LiteRT, whose files cannot be balanced, `balance` comes first. Every
-step is a cached stage, and each but the last is left out unless it is asked for.
+An artifact folder starts behind the export. For LiteRT and ExecuTorch, whose files cannot be balanced, `balance` comes
+first. Every step is a cached stage, and each but the last is left out unless it is asked for.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Line:
         if form == "litert":
             found = self.data.report["lengths"] if self.data else DEFAULT_LENGTHS
             parameters["lengths"] = sorted(set(self.wanted.lengths or found or ())) or None
-        else:
+        elif form == "onnx":
             parameters |= {"ort_fusions": engine == "onnxruntime", "opset": self.wanted.opset}
         finished = self.runner.run(
             "export", source.path, parameters, title=f"export for {engine}", reason="what is quantized",
@@ -199,12 +199,12 @@ class Line:
             current = _Folder(folder, sha256_folder(folder))
         else:
             current = _Folder(folder, checkpoints.inspect(folder, tasks.get(self.runner.task)).sha256)
-            if wanted.balance is not None and engine == "litert":
+            if wanted.balance is not None and not _is_balanced(engine):
                 current = self.balance(current)
             if wanted.qat_epochs:
                 current = self.train(current)
             current = self.export(current, engine)
-        if wanted.balance is not None and engine != "litert":
+        if wanted.balance is not None and _is_balanced(engine):
             current = self.balance(current)
         keep = list(wanted.parameters.get("keep", ()))
         table = None
@@ -212,6 +212,11 @@ class Line:
             table = self.sensitivity(current, engine)
             keep = table.report.get("keep", keep)
         return keep, table, self.quantize(current, keep)
+
+
+def _is_balanced(engine: str) -> bool:
+    """Whether an engine's files can be balanced; for the others their checkpoint is."""
+    return FORMAT_OF_ENGINE[engine] == "onnx"
 
 
 def _check_artifact(folder: Path, wanted: Wanted) -> str:
@@ -224,8 +229,8 @@ def _check_artifact(folder: Path, wanted: Wanted) -> str:
     if wanted.qat_epochs:
         raise InputError(f"--qat trains a checkpoint; {folder} is an exported artifact. Give its checkpoint.")
     engine = str(description["engine"])
-    if wanted.balance is not None and engine == "litert":
-        raise InputError(f"A LiteRT file cannot be balanced, and {folder} is one. Give its checkpoint.")
+    if wanted.balance is not None and not _is_balanced(engine):
+        raise InputError(f"No {engine} file can be balanced, and {folder} is one. Give its checkpoint.")
     if wanted.engine not in (None, engine):
         raise InputError(f"{folder} was exported for {engine}; --engine {wanted.engine} needs the checkpoint.")
     return engine
@@ -285,7 +290,7 @@ def _checked(model: str, task: Task, wanted: Wanted, options: planning.Options, 
             f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
         )
     engine = _check_artifact(folder, wanted) if is_artifact else _check_checkpoint(folder, task, wanted)
-    if wanted.balance is not None and engine == "litert":
+    if wanted.balance is not None and not _is_balanced(engine):
         architecture.refuse_prompt(checkpoints.check_folder(folder))
     method = str(wanted.parameters["method"])
     form = FORMAT_OF_ENGINE[engine]

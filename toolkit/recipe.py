@@ -33,6 +33,8 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("tensorrt", "fp32"): None,
     ("tensorrt", "fp16"): "fp16",
     ("tensorrt", "int8"): "static-int8",
+    ("executorch", "fp32"): None,
+    ("executorch", "int8"): "dynamic-int8",
 }
 CALIBRATED = (*STATIC, "fp16")  # methods that look at examples: at ranges, and at what overflows
 

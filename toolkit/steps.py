@@ -366,7 +366,7 @@ def export(
     parameters: dict[str, Any] = {"format": form}
     if form == "litert":
         parameters["lengths"] = sorted(set(lengths))
-    else:
+    elif form == "onnx":
         parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
     wanted = planning.task_of(str(folder), task)
     runner = Runner(cache, wanted.NAME, 0, reporter or Silent())

@@ -170,7 +170,7 @@ class Workshop:
             data = self.data
         elif form == "litert":
             parameters["lengths"] = self.data_report["lengths"]
-        else:
+        elif form == "onnx":
             parameters |= {
                 "ort_fusions": engine == "onnxruntime",
                 "opset": self.target.engine(engine).onnx_opset_max,
@@ -285,4 +285,4 @@ class Workshop:
 
 def file_kind(engine: str) -> str:
     """What people call the files that an engine runs."""
-    return {"litert": "LiteRT", "onnxruntime": "fused ONNX"}.get(engine, "standard ONNX")
+    return {"litert": "LiteRT", "onnxruntime": "fused ONNX", "executorch": "ExecuTorch"}.get(engine, "standard ONNX")

@@ -23,8 +23,8 @@ MOST_ROWS = 12
 def command(
     path: str, target: str | None, sizes: tuple[tuple[str, Any], ...], all_rows: bool, as_json: bool, **given: Any
 ) -> None:
-    """Show what PATH is: a bundle, a checkpoint folder, an ONNX or a LiteRT file. With --target, how much of it falls
-    back there.
+    """Show what PATH is: a bundle, a checkpoint folder, an ONNX, LiteRT or ExecuTorch file. With --target, how much of
+    it falls back there.
 
     \b
     Example:

@@ -21,7 +21,9 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 @click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The quantized artifact folder.")
 @click.option("--method", type=click.Choice(METHODS), default="dynamic-int8", show_default=True)
 @click.option(
-    "--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt"]), help="What a checkpoint is exported for."
+    "--engine",
+    type=click.Choice(["onnxruntime", "litert", "tensorrt", "executorch"]),
+    help="What a checkpoint is exported for.",
 )
 @click.option("--io", type=click.Choice(["int8", "uint8"]), help="Inputs and outputs of integer-int8.  [default: int8]")
 @click.option(

@@ -79,6 +79,11 @@ class FormatCosts(Protocol):
 _MODULES = {".onnx": "toolkit.costs.onnx", ".tflite": "toolkit.costs.litert"}
 
 
+def counts(path: Path) -> bool:
+    """Whether costs are counted of files like this one."""
+    return path.suffix in _MODULES
+
+
 def operations(path: Path, sizes: Mapping[str, int]) -> list[Operation]:
     """The operations of a file, by its suffix. Raises InputError for another, or a file that cannot be read."""
     if path.suffix not in _MODULES:

@@ -51,6 +51,7 @@ _MODULES = {
     "onnxruntime": "toolkit.engines.onnxruntime",
     "litert": "toolkit.engines.litert",
     "tensorrt": "toolkit.engines.tensorrt",
+    "executorch": "toolkit.engines.executorch",
     "torch": "toolkit.engines.torch",
 }
 

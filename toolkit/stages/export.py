@@ -18,6 +18,7 @@ from toolkit.tasks.task import SPLITS
 VERSION = 9
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
+    "executorch", "torchao",
 )  # fmt: skip
 
 
@@ -26,7 +27,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "litert"]
+    format: Literal["onnx", "litert", "executorch"]
     lengths: list[int] | None = None  # input lengths of a fixed-shape format; None: chosen from the data
     most_lengths: int = input_lengths.MOST_BUCKETS  # how many may be chosen
     encoding: dict[str, Any] = {}  # settings of the encoder, from which shapes and lengths follow

@@ -27,7 +27,10 @@ from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
 VERSION = 5
-LIBRARIES = ("onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro")
+LIBRARIES = (
+    "onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro", "torch", "executorch",
+    "torchao",
+)  # fmt: skip
 
 Method = Literal[
     "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"

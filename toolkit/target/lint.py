@@ -16,7 +16,7 @@ from toolkit.target.schema import EngineSupport, Target
 
 # Keys that hold no fact about the hardware: a setting, and what has a source of its own.
 _NO_FACTS = ("schema_version", "cpu.threads", "images", "sources")
-_DELEGATES = {"litert": ("xnnpack", "edgetpu"), "onnxruntime": (), "tensorrt": ("dla",)}  # by engine
+_DELEGATES = {"litert": ("xnnpack", "edgetpu"), "onnxruntime": (), "tensorrt": ("dla",), "executorch": ()}  # by engine
 _SETTING = ".max_fallback"
 
 
