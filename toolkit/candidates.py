@@ -315,6 +315,8 @@ def explain(workshop: Workshop, candidates: list[Candidate], winner: Candidate |
             candidate.outcome = "chosen"
         elif candidate.refused is not None:
             candidate.outcome = f"refused by {candidate.refused}"
+        elif winner is not None and winner.latency is not None and candidate.latency is None:
+            candidate.outcome = f"passed; how fast it is beside {winner.name} is not known"
         elif winner is not None and is_faster(workshop, winner, candidate):
             candidate.outcome = f"passed; {winner.name} is faster"
         elif winner is not None:

@@ -1,4 +1,4 @@
-"""What a folder or a file is: a bundle, a checkpoint, or a model file. Loads no engine, and no framework but to read a file."""
+"""What a folder or a file is: a bundle, a checkpoint, or a model file. Loads no engine."""
 
 from __future__ import annotations
 

@@ -110,12 +110,13 @@ def program(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
             if head[4:8] not in _IDENTIFIERS:
-                raise InputError(f"{path} is no ExecuTorch file: it does not begin as one.")
+                raise InputError(f"ExecuTorch cannot load {path}: it does not begin as a .pte file.")
             if head[8:12] != b"eh00":  # without weights behind it
                 return head + stream.read()
             length, start, weights = (int.from_bytes(head[place : place + 8], "little") for place in (16, 24, 32))
-            if size < max(length, start + weights):
-                raise InputError(f"{path} was cut off: it has {size:,} of {max(length, start + weights):,} bytes.")
+            whole = max(length, start + weights)
+            if size < whole:
+                raise InputError(f"ExecuTorch cannot load {path}: it was cut off, at {size:,} of {whole:,} bytes.")
             return head + stream.read(length - len(head))
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
