@@ -39,12 +39,12 @@ def attend_in_products(model: Any) -> None:
             return sdpa_attention_forward(module, query, key, value, mask, **given)
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-        batch, heads, length, width = query.shape
+        batch, heads, length, width = query.shape  # one example at a time: a batch of 1
         scaling = given.get("scaling") or width**-0.5
         queries, keys, values = (each.reshape(batch * heads, -1, each.shape[-1]) for each in (query, key, value))
         scores = torch.bmm(queries * scaling, keys.transpose(1, 2))
         if mask is not None:
-            scores = (scores.reshape(batch, heads, length, -1) + mask).reshape(batch * heads, length, -1)
+            scores = scores + mask.reshape(-1, mask.shape[2], mask.shape[3])
         found = torch.bmm(torch.softmax(scores, -1), values)
         return found.reshape(batch, heads, length, -1).transpose(1, 2), None
 
@@ -129,10 +129,30 @@ def read(path: Path) -> Any:
 
 
 def lowered(program: Any) -> bytes:
-    """The ExecuTorch file of a program: everything that XNNPACK takes for XNNPACK, the rest for portable kernels.
-    Raises InputError if it needs an operator that the runtime has not."""
+    """The ExecuTorch file of a program: everything that XNNPACK takes for XNNPACK, the rest for portable kernels."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    return bytes(made.buffer)
+    made = to_edge_transform_and_lower(
+        program, transform_passes=[_with_one_size_open], partitioner=[XnnpackPartitioner()]
+    )
+    return bytes(made.to_executorch().buffer)
+
+
+def _with_one_size_open(graph_module: Any) -> Any:
+    """A pass: views in which one size is dynamic leave that open, as -1, which XNNPACK takes. It takes none with a size
+    that is computed, and would be left and entered again at each."""
+    from executorch.exir.dialects._ops import ops
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    changed = False
+    for node in graph_module.graph.nodes:
+        if node.target == ops.edge.aten.view_copy.default:
+            shape = list(node.meta["val"].shape)
+            places = [place for place, size in enumerate(shape) if not isinstance(size, int)]
+            if len(places) == 1:
+                shape[places[0]] = -1
+                node.args, changed = (node.args[0], shape), True
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+    return PassResult(graph_module, changed)
