@@ -1,8 +1,9 @@
 """ExecuTorch with its XNNPACK backend, through the runtime's Python bindings, which need torch.
 
 A file takes its inputs by place. Their names are in it, for the exporter's benefit; the runtime's bindings do not tell
-them, so they are read here. The bindings have one pool of threads for the process: the last file that is loaded says
-how many it has. What the runtime prints while it loads a file is kept from the terminal, and told in the error.
+them, so they are read here. There is one pool of threads for the process, which files that are loaded hold on to: all
+that are loaded at a time have the same number. What the runtime prints while it loads a file is kept from the terminal,
+and told in the error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ METHOD = "forward"
 OUTPUT = "output"
 _IDENTIFIERS = (b"ET12", b"ET13")  # of the program's flatbuffer, behind its first four bytes
 _HEAD = 64
+
+
+_loaded: weakref.WeakSet[ExecutorchEngine] = weakref.WeakSet()
 
 
 def _import() -> Any:
@@ -126,7 +131,20 @@ def _reason(error: Exception, said: str) -> str:
     """The first thing that the runtime complained of, without the place in its source."""
     lines = [line for line in said.splitlines() if "cpuinfo_utils" not in line and "threadpool" not in line]
     found = next((line for line in lines if line.startswith("[")), "")
-    return re.sub(r"^\[[^\]]*\] *", "", found) or str(error).splitlines()[0]
+    return re.sub(r"^\[[^\]]*\] *", "", found) or (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _share_threads(bindings: Any, threads: int) -> None:
+    """Give the process's pool so many threads. Raises InputError while a file is loaded that has the pool as it is: it
+    would run on one that is gone."""
+    if bindings._threadpool_get_thread_count() == threads:
+        return
+    if _loaded:
+        raise InputError(
+            f"ExecuTorch has one pool of threads for a process: a file with {bindings._threadpool_get_thread_count()} "
+            f"is loaded, so none can be loaded with {threads}. Close it first."
+        )
+    bindings._unsafe_reset_threadpool(threads)
 
 
 class ExecutorchEngine:
@@ -140,12 +158,13 @@ class ExecutorchEngine:
                 self._program = bindings._load_program(
                     str(path), program_verification=bindings.Verification.InternalConsistency
                 )
-                bindings._unsafe_reset_threadpool(threads)
+                _share_threads(bindings, threads)
                 self._method = self._program.load_method(METHOD)
-            except (RuntimeError, ValueError, IndexError) as error:
+            except (RuntimeError, ValueError, IndexError, MemoryError) as error:
                 reason = _reason(error, said())
                 raise InputError(f"executorch {version()} cannot load {path}: {reason}") from error
         self._bindings = bindings
+        _loaded.add(self)
         self._names = input_names(content, self._method.method_meta().num_inputs())
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -177,6 +196,7 @@ class ExecutorchEngine:
         }
 
     def close(self) -> None:
+        _loaded.discard(self)
         del self._method, self._program
 
 

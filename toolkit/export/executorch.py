@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit import checkpoint as checkpoints
 from toolkit import tasks
 from toolkit.engines import Arrays
 from toolkit.engines import executorch as engine
@@ -24,8 +25,9 @@ _PRECISION = "int8"  # of both
 
 
 def _check_installed(what: str) -> None:
-    if importlib.util.find_spec("executorch") is None:
-        raise missing_extra("executorch", "executorch", what)
+    for package in ("executorch", "torch", "torchao"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "executorch", what)
 
 
 def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def export(checkpoint: Path, output: Path, parameters: Any, context: Any) -> dic
         }
         arrays, longest = encoder.sample(1), 0
         if any(dynamic.values()):
-            longest = encoder.length(arrays)
+            longest = min(encoder.length(arrays), checkpoints.inspect(checkpoint, task).model_limit)
             arrays = encoder.sample(1, min(programs.TRACED_AT, longest))
         context.progress(1, 4, "tracing")
         inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -10,6 +10,7 @@ import importlib.resources
 import json
 import logging
 import math
+import re
 import subprocess
 import tempfile
 import warnings
@@ -37,6 +38,7 @@ _BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfl
 _LOOK_UP = "aten::embedding"
 _OFFSET, _SIZE = slice(10, 14), slice(14, 18)  # of a graph in what XNNPACK is given
 _SECONDS = 60
+_INFINITE = re.compile(r"(: *-?)inf\b")  # as flatc writes it; a parser of JSON takes another word
 
 
 @dataclass
@@ -201,4 +203,5 @@ def _xnnpack_graphs(payloads: Sequence[bytes]) -> list[dict[str, Any]]:
              str(folder / "schema.fbs"), "--", *map(str, files)],
             check=True, capture_output=True, timeout=_SECONDS,
         )  # fmt: skip
-        return [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in files]
+        texts = [file.with_suffix(".json").read_text(encoding="utf-8") for file in files]
+        return [json.loads(_INFINITE.sub(r"\1Infinity", text)) for text in texts]
