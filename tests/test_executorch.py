@@ -17,7 +17,7 @@ from tests import artifacts
 from tests.conftest import PICTURE_SIDE, run_toolkit
 from tests.made_up import a_candidate, a_workshop
 from tests.networks import CLASSES, pattern
-from toolkit import builds, candidates, demo, engines, model_file, recipe, stages, steps, target
+from toolkit import builds, candidates, engines, model_file, recipe, stages, steps, target
 from toolkit import export as formats
 from toolkit.engines.torch import TorchEngine
 from toolkit.errors import InputError
@@ -36,31 +36,26 @@ def exported(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of an encoder of one layer with few and random weights."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("models") / "small"
-    config = AutoConfig.for_model(
-        "bert", vocab_size=600, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    shutil.copy(demo.find().model / "tokenizer.json", folder / "tokenizer.json")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def dynamic(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return artifacts.quantized(exported, tmp_path_factory.mktemp("dynamic") / "artifact", method="dynamic-int8")
 
 
 @pytest.fixture(scope="module")
-def network(small_network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small network of convolutions in float."""
-    output = tmp_path_factory.mktemp("network") / "artifact"
-    steps.export(str(small_network), str(output), engine="executorch", lengths=[1], allow_code=True)
-    return output
+def exporting(
+    small_network: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The small network of convolutions in float, and the command that made it."""
+    folder = tmp_path_factory.mktemp("network")
+    return folder / "artifact", run_toolkit(
+        "export", small_network, "--engine", "executorch", "-o", folder / "artifact", "--allow-code", "--cache-dir",
+        folder / "cache",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network(exporting: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    assert exporting[1].returncode == 0, exporting[1].stderr
+    return exporting[0]
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +134,21 @@ def test_layers_are_called_after_their_modules(exported: Path, tuned: Path) -> N
         assert modules[name].weight.numel() * 4 == size
 
 
-def test_exporting_and_quantizing_again_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
-    form, context = formats.get("executorch"), stages.Context(task=TASK.NAME)
-    for name in ("first", "second"):
-        (tmp_path / name / "int8").mkdir(parents=True)
-        described = form.export(small, tmp_path / name, export_stage.Parameters(format="executorch"), context)
-        given = quantize.Parameters(method="dynamic-int8")
-        form.quantize(tmp_path / name, tmp_path / name / "int8", described, given, [])
-    for file in ("model.pte", "program.safetensors", "int8/model.pte"):
-        content = (tmp_path / "first" / file).read_bytes()
-        assert content == (tmp_path / "second" / file).read_bytes()
-        for folder in (tmp_path, Path(toolkit.__file__).parent, Path(np.__file__).parents[1]):
+def test_exporting_and_quantizing_again_gives_the_same_bytes(
+    small_network: Path, network: Path, pictures_of: Any, tmp_path: Path
+) -> None:
+    form, context = formats.get("executorch"), stages.Context(task="image-classification")
+    again = tmp_path / "again"
+    again.mkdir()
+    form.export(small_network, again, export_stage.Parameters(format="executorch"), context)
+    first, second = (
+        static(source, tmp_path / f"int8-{source.name}", pictures_of(6, 0))[0] for source in (network, again)
+    )
+    pairs = [(folder / "model.pte", other / "model.pte") for folder, other in ((network, again), (first, second))]
+    for one, other in [*pairs, (network / "program.safetensors", again / "program.safetensors")]:
+        content = one.read_bytes()
+        assert content == other.read_bytes()
+        for folder in (tmp_path.parent, Path(toolkit.__file__).parent, Path(np.__file__).parents[1]):
             assert str(folder).encode() not in content
 
 
@@ -186,21 +185,27 @@ def test_linear_layers_and_tables_are_in_integers(
     assert 1e-6 < np.abs(wanted - given).max() < 0.2 * np.ptp(wanted)
 
 
-def test_layers_that_are_kept_stay_in_float(small: Path, tmp_path: Path) -> None:
-    form = formats.get("executorch")
-    described = form.export(small, tmp_path, export_stage.Parameters(format="executorch"), stages.Context(TASK.NAME))
-    layers = form.layers(tmp_path, described)
-    name, *others = layers
+def test_layers_that_are_kept_stay_in_float(exported: Path) -> None:
+    from toolkit.export import executorch_quantize
 
-    def weights(keep: list[str]) -> Any:
-        (tmp_path / "int8").mkdir(exist_ok=True)
-        form.quantize(tmp_path, tmp_path / "int8", described, quantize.Parameters(method="dynamic-int8", keep=keep), [])
-        return executorch_file.read(tmp_path / "int8" / "model.pte").weights["int8"] * 4
+    layers = formats.get("executorch").layers(exported, artifacts.description(exported))
+    name = "bert.encoder.layer.0.intermediate.dense"
 
-    assert weights([name]) == sum(layers.values()) - layers[name]
-    assert weights(others) == layers[name]
+    def in_integers(keep: list[str]) -> int:
+        program = executorch_program.read(exported / "program.safetensors")
+        module = program.module()
+        found = executorch_quantize.find(module)
+        given = quantize.Parameters(method="dynamic-int8", keep=keep)
+        chosen = formats.chosen_layers({layer.name: layer.is_table for layer in found}, given)
+        kept = [layer for layer in found if layer.name in chosen]
+        made, _ = executorch_quantize.quantized(program, module, kept, given, [])
+        values = [*made.state_dict.values(), *made.constants.values()]
+        return sum(value.numel() * 4 for value in values if value.dtype.itemsize == 1 and value.numel() > 1)
+
+    assert in_integers([name]) == sum(layers.values()) - layers[name]
+    assert in_integers([other for other in layers if other != name]) == layers[name]
     with pytest.raises(InputError, match=r"There is no layer 'nothing' to keep in float; the layers are: "):
-        weights(["nothing"])
+        in_integers(["nothing"])
 
 
 def test_a_whole_network_of_convolutions_is_in_integers(network: Path, pictures_of: Any, tmp_path: Path) -> None:
@@ -398,10 +403,7 @@ def test_files_that_are_loaded_share_their_threads(network: Path) -> None:
     second.close()
 
 
-def test_nothing_but_progress_reaches_the_terminal(small_network: Path, tmp_path: Path) -> None:
-    done = run_toolkit(
-        "export", small_network, "--engine", "executorch", "-o", tmp_path / "o", "--allow-code", "--cache-dir",
-        tmp_path / "cache",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stderr.splitlines() if line.strip()] == ["done"]
+def test_nothing_but_progress_reaches_the_terminal(
+    exporting: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    assert [line.split()[0] for line in exporting[1].stderr.splitlines() if line.strip()] == ["done"]
