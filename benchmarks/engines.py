@@ -6,22 +6,28 @@ Takes two trained checkpoints, makes the typed ONNX of each, holds it against th
 Jetson has and against NVIDIA's parser, and builds its engines. At last what onnxruntime's quantizer makes of the same
 MobileNetV2 with its defaults: the parser must refuse it, and the record says by which rule. Writes a record to
 `benchmarks/results/`. The engines are not run: that takes the GPU.
+
+    python benchmarks/engines.py --runtimes --text … --images … --data … --texts reviews.csv
+
+Instead the runtimes of a CPU, with the same two models in fp32 and int8, timed in turn on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toolkit import rules, steps
+from toolkit import builds, engines, rules, steps
 from toolkit import target as targets
+from toolkit.bench import measure, statistics
 from toolkit.devices import local
 from toolkit.rules import onnx_graph
 from toolkit.runner import library_versions
@@ -34,6 +40,11 @@ TABLES = ("tensorrt-10.3", "tensorrt-10.13", "tensorrt-10.16", "tensorrt-11")  #
 LENGTHS = {"encoding": {"max_length": 128}, "tokens": {"p90": 44}}  # of the demo's sentences
 REFUSED = "MobileNetV2 by onnxruntime's quantize_static with its defaults"
 LIBRARIES = ("onnx", "onnxruntime", preflight.PACKAGE)
+# Runtimes that run here: engine → the package that it is. The first is what the others are held against.
+RUNTIMES = {"litert": "ai-edge-litert", "executorch": "executorch"}
+INT8 = {"text": "dynamic-int8", "images": "static-int8"}
+INPUT_LENGTHS = [16, 32, 64, 128]  # of formats that have one graph for each
+EXAMPLES, ROUNDS = 24, 10
 
 
 def checked(onnx: Path) -> dict[str, Any]:
@@ -81,15 +92,80 @@ def quantized_by_onnxruntime(source: Path, output: Path) -> Path:
     return output
 
 
+def loaded(artifact: Path, data: Path, examples: int) -> tuple[Callable[[], measure.Runner], int]:
+    """What loads an artifact with examples of a data file, sorted by their lengths as the model is given them, and the
+    bytes of its file."""
+    build = builds.open_build(artifact)
+    raw = list(itertools.islice(build.task.unlabeled(data, None), examples))
+    inputs = sorted((build.encoder(each) for each in raw), key=build.encoder.length)
+    path, engine = build.path, json.loads((artifact / "artifact.json").read_text(encoding="utf-8"))["engine"]
+    build.close()
+
+    def load() -> measure.Runner:
+        made = engines.get(engine).load(path)
+        return measure.Runner(lambda index: made.run(inputs[index]), made.close)
+
+    return load, path.stat().st_size
+
+
+def runtimes(checkpoint: str, kind: str, calibration: str, data: Path, folder: Path) -> dict[str, Any]:
+    """A model in every runtime and precision: bytes, milliseconds, and its time against the first runtime's."""
+    runners: dict[str, Callable[[], measure.Runner]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for engine in RUNTIMES:
+        for method in (None, INT8[kind]):
+            name = f"{engine} {'fp32' if method is None else 'int8'}"
+            artifact = folder / name.replace(" ", "-")
+            if method is None:
+                steps.export(checkpoint, str(artifact), engine=engine, lengths=INPUT_LENGTHS, allow_code=True)
+            else:
+                given = {"data": calibration, "allow_code": True} if method == "static-int8" else {}
+                steps.quantize(str(folder / f"{engine}-fp32"), str(artifact), method=method, options=given)
+            runners[name], size = loaded(artifact, data, EXAMPLES)
+            found[name] = {"bytes": size}
+    times = measure.interleave(runners, EXAMPLES, ROUNDS)
+    first = next(iter(RUNTIMES))
+    for name, seconds in times.items():
+        found[name] |= {"ms": statistics.summarize(measure.per_example(seconds))["mean_ms"]}
+        against = f"{first} {name.split()[1]}"
+        if name != against:
+            found[name] |= {"against": against, **statistics.compare(seconds, times[against]).as_dict()}
+    return found
+
+
+def time_runtimes(given: argparse.Namespace, folder: Path) -> None:
+    """Time both models, print what came out, and write the record."""
+    record: dict[str, Any] = {
+        "models": {
+            "MiniLM": runtimes(given.text, "text", "", given.texts, folder / "text"),
+            "MobileNetV2": runtimes(given.images, "images", given.data, Path(given.data), folder / "images"),
+        },
+        "libraries": library_versions(tuple(RUNTIMES.values())),
+        "device": local.describe(),
+    }
+    write_json(given.output or Path(__file__).parent / "results" / "runtimes.json", record)
+    for model, found in record["models"].items():
+        for name, each in found.items():
+            said = f"{model} {name}: {each['bytes'] / 1e6:.1f} MB, {each['ms']:.2f} ms"
+            if "ratio" in each:
+                said += f", {each['ratio']:.2f} ({each['low']:.2f}-{each['high']:.2f}) of {each['against']}'s time"
+            print(said)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", required=True, help="a trained checkpoint of MiniLM")
     parser.add_argument("--images", required=True, help="a trained checkpoint of MobileNetV2")
     parser.add_argument("--data", required=True, help="images to calibrate it with")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "engines.json")
+    parser.add_argument("--runtimes", action="store_true", help="time the runtimes of a CPU instead")
+    parser.add_argument("--texts", type=Path, help="of --runtimes: texts to time MiniLM on")
+    parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if given.runtimes:
+            time_runtimes(given, folder)
+            return
         steps.quantize(given.text, str(folder / "text"), method="fp16", engine="tensorrt")
         options = {"data": given.data, "allow_code": True}
         steps.quantize(given.images, str(folder / "images"), method="static-int8", engine="tensorrt", options=options)
@@ -104,7 +180,7 @@ def main() -> None:
             "libraries": library_versions(LIBRARIES),
             "device": local.describe(),
         }
-    write_json(given.output, record)
+    write_json(given.output or Path(__file__).parent / "results" / "engines.json", record)
     for model, found in record["models"].items():
         said = ", ".join(
             f"{capability} {each['engine_bytes'] / 1e6:.1f} MB in {each['seconds']:.1f} s"

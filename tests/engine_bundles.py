@@ -8,7 +8,9 @@ import toolkit
 from tests.conftest import TRAINING
 from toolkit.devices import local
 
-ENGINES = ("litert", "onnxruntime", "openvino")
+ENGINES = ("litert", "onnxruntime", "openvino", "executorch")
+# ExecuTorch's Python bindings are linked with torch; a device has its C++, Java or Swift runtime.
+WITHOUT_TORCH = ("litert", "onnxruntime", "openvino")
 
 # A board that this machine does not stand for and that names no peaks: nothing is measured, so the smaller file wins.
 _TARGET = """\

@@ -12,13 +12,13 @@ import pytest
 
 import toolkit
 from tests.conftest import run_toolkit
-from tests.engine_bundles import ENGINES, engine_bundle
+from tests.engine_bundles import WITHOUT_TORCH, engine_bundle
 from toolkit import cli
 
 HEAVY = {
-    "ai_edge_litert", "ai_edge_quantizer", "datasets", "jax", "litert_torch", "nncf", "onnx", "onnxruntime",
-    "onnxscript", "openvino", "pandas", "pyarrow", "pydantic", "rich", "tensorflow", "tokenizers", "torch",
-    "transformers",
+    "ai_edge_litert", "ai_edge_quantizer", "datasets", "executorch", "jax", "litert_torch", "nncf", "onnx",
+    "onnxruntime", "onnxscript", "openvino", "pandas", "pyarrow", "pydantic", "rich", "tensorflow", "tokenizers",
+    "torch", "torchao", "transformers",
 }  # fmt: skip
 # Of the light core, what a device does not need either.
 WORKSTATION = {"click", "packaging", "pydantic", "rich", "yaml"}
@@ -87,7 +87,7 @@ def test_help_of_a_verb_imports_no_framework_and_no_engine(verb: str) -> None:
     assert not imported & (HEAVY | {"numpy"})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", WITHOUT_TORCH)
 def test_a_device_imports_the_bundles_engine_and_no_framework(engine: str, encoder: Path, reviews: Path) -> None:
     code = "import sys, toolkit\nassert toolkit.load(sys.argv[1])('a quiet, brilliant film')['label']"
     imported = imported_by(code, engine_bundle(engine, encoder, reviews))
@@ -139,6 +139,8 @@ def test_help_of_a_verb_has_an_example(verb: str) -> None:
         ("onnxruntime", {"onnxruntime"}, "'edge-deployment-toolkit[runtime-onnxruntime]'"),
         ("litert", {"ai_edge_litert", "tflite_runtime"}, "'edge-deployment-toolkit[runtime-litert]'"),
         ("openvino", {"openvino"}, "'edge-deployment-toolkit[runtime-openvino]'"),
+        ("executorch", {"executorch"}, "'edge-deployment-toolkit[runtime-executorch]'"),
+        ("executorch", {"torch"}, "'edge-deployment-toolkit[runtime-executorch]'"),
         ("onnxruntime", {"tokenizers"}, "tokenizers"),
         ("litert", {"tokenizers"}, "tokenizers"),
     ],
@@ -164,6 +166,9 @@ def test_missing_runtime_is_one_line_with_the_command(
         ("litert", "ai_edge_litert", "litert"),
         ("openvino", "openvino", "openvino"),
         ("openvino", "torch", "convert"),
+        ("executorch", "executorch", "executorch"),
+        ("executorch", "torchao", "executorch"),
+        ("executorch", "torch", "executorch"),
     ],
 )
 def test_missing_converter_is_one_line_with_the_command(
@@ -181,12 +186,18 @@ def test_missing_converter_is_one_line_with_the_command(
 
 @pytest.mark.parametrize(
     ("form", "package", "extra"),
-    [("onnx", "onnx", "convert"), ("onnx", "onnxruntime", "convert"), ("litert", "ai_edge_quantizer", "litert")],
+    [
+        ("onnx", "onnx", "convert"),
+        ("onnx", "onnxruntime", "convert"),
+        ("litert", "ai_edge_quantizer", "litert"),
+        ("executorch", "executorch", "executorch"),
+        ("executorch", "torchao", "executorch"),
+    ],
 )
 def test_missing_quantizer_is_one_line_with_the_command(form: str, package: str, extra: str, tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     artifact.mkdir()
-    engine = {"onnx": "onnxruntime", "litert": "litert"}[form]
+    engine = {"onnx": "onnxruntime"}.get(form, form)
     description = {"format": form, "engine": engine, "path": "model", "precision": "fp32", "size_bytes": 5}
     (artifact / "artifact.json").write_text(json.dumps(description))
     (artifact / "model").write_text("never read")

@@ -22,7 +22,7 @@ from toolkit.runtime import manifest as manifests
 from toolkit.runtime.pipeline import softmax
 from toolkit.storage import sha256_file
 
-PACKAGE = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+PACKAGE = {name: name for name in ENGINES} | {"litert": "ai-edge-litert"}
 
 
 @pytest.fixture(params=ENGINES)
@@ -302,7 +302,7 @@ def test_onnxruntime_takes_any_batch_and_length(onnx_file: Path) -> None:
     assert engine.describe()["provider"] == "CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "litert", "tensorrt", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "litert", "tensorrt", "openvino", "executorch"])
 @pytest.mark.parametrize(
     "content", [b"", b"not a model at all", b"\x08\x07" + b"\xff" * 100], ids=["empty", "text", "bits"]
 )
@@ -339,6 +339,6 @@ def test_tensorrt_stands_in_with_a_warning_and_the_same_numbers(onnx_file: Path)
 
 
 def test_unknown_engine_is_named_with_the_known_ones() -> None:
-    known = r"known: onnxruntime, litert, tensorrt, openvino, torch\."
+    known = r"known: onnxruntime, litert, tensorrt, openvino, executorch, torch\."
     with pytest.raises(InputError, match=rf"Unknown engine 'tvm'; {known}"):
         engines.get("tvm")

@@ -33,7 +33,7 @@ from toolkit.storage import read_json
 from toolkit.tasks.task import Task
 
 MASK = "attention_mask"
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".tflite": "litert", ".xml": "openvino"}
+ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".tflite": "litert", ".xml": "openvino", ".pte": "executorch"}
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Build:
     encoder: Encoder
     engine: Engine
     path: Path  # of the checkpoint's folder, or of the model file
-    format: str  # torch, onnx, litert, openvino
+    format: str  # torch, onnx, litert, openvino, executorch
     output_name: str | None = None  # None: the only output
     lend: Callable[[Sequence[str], Sequence[int] | None], Encoder] | None = None  # for other inputs and lengths
 
@@ -76,6 +76,11 @@ class Build:
             from toolkit.probes import openvino as probe_openvino
 
             return probe_openvino.open_probe(self.path)
+        if self.format == "executorch":
+            raise InputError(
+                f"{self.name}: an ExecuTorch file cannot be looked into: what a backend took of it is one call. "
+                "`toolkit check` compares its answers."
+            )
         from toolkit.probes import onnx as probe_onnx
 
         return probe_onnx.open_probe(self.path)
@@ -154,7 +159,7 @@ def _lender(path: Path, task: Task) -> Callable[[Sequence[str], Sequence[int] | 
 
 def _file(path: Path, like: Build | None) -> Build:
     if path.suffix not in ENGINE_OF_SUFFIX:
-        raise InputError(f"{path} is neither a folder nor an .onnx, .tflite or .xml file.")
+        raise InputError(f"{path} is neither a folder nor an .onnx, .tflite, .xml or .pte file.")
     if like is None and path.suffix == ".onnx":
         return _tensors(path)
     if like is None or like.lend is None:

@@ -36,7 +36,8 @@ def make(workshop: Workshop) -> list[Candidate]:
     for candidate in candidates:
         by_engine.setdefault(candidate.plan.engine, []).append(candidate)
     # The slowest export first, and the quantized candidate first, which has more to do: so the pool ends together.
-    order = sorted(by_engine, key=lambda engine: FORMAT_OF_ENGINE[engine] != "litert")
+    slowness = {"executorch": 0, "litert": 1}
+    order = sorted(by_engine, key=lambda engine: slowness.get(FORMAT_OF_ENGINE[engine], 2))
 
     with ThreadPoolExecutor(workshop.workers) as pool:
         jobs: list[Future[None]] = []

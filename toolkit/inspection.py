@@ -1,4 +1,4 @@
-"""What a folder or a file is: a bundle, a checkpoint, an ONNX, LiteRT or OpenVINO file. Runs nothing."""
+"""What a folder or a file is: a bundle, a checkpoint, or a model file. Loads no engine."""
 
 from __future__ import annotations
 

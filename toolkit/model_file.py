@@ -1,10 +1,10 @@
-"""What an ONNX, LiteRT or OpenVINO file holds, told from the file itself. Runs nothing."""
+"""What an ONNX, LiteRT, OpenVINO or ExecuTorch file holds, told from the file itself. Runs nothing."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from toolkit.errors import InputError, missing_extra
 from toolkit.export import onnx_file
 from toolkit.export.flatbuffer import buffer_size
 
-SUFFIXES = (".onnx", ".tflite", ".xml")
+SUFFIXES = (".onnx", ".tflite", ".xml", ".pte")
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL", "CONV_3D")
 
 
@@ -21,8 +21,8 @@ def inspect(path: Path) -> dict[str, Any]:
     quantized. Raises InputError for one that is not there, or damaged."""
     try:
         size = path.stat().st_size
-        facts = {".onnx": _onnx, ".tflite": _litert, ".xml": _openvino}[path.suffix](path)
-        return {"kind": "file", "bytes": size, **facts}
+        of_suffix = {".onnx": _onnx, ".tflite": _litert, ".xml": _openvino, ".pte": _executorch}
+        return {"kind": "file", "bytes": size, **of_suffix[path.suffix](path)}
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
@@ -39,6 +39,10 @@ def precision_of(path: Path) -> str:
         return next((p for k, p in (("INT4", "int4"), ("INT8", "int8"), ("FLOAT16", "fp16")) if k in found), "fp32")
     if path.suffix == ".xml":
         return _precision_of_openvino(path)
+    if path.suffix == ".pte":
+        from toolkit.export import executorch_file
+
+        return executorch_file.read(path).precision
     import onnx
 
     model = onnx_file.read(path, weights=False)
@@ -193,6 +197,29 @@ def _is_matrix(weight: Any) -> bool:
     return len(weight.get_output_shape(0)) > 1
 
 
+def _executorch(path: Path) -> dict[str, Any]:
+    from toolkit.export import executorch_file
+
+    found = executorch_file.read(path)
+    return {
+        "format": "executorch",
+        "methods": found.methods,
+        "inputs": found.inputs,
+        "outputs": found.outputs,
+        **({"longest": found.longest} if found.longest is not None else {}),
+        "operators": _sorted(found.operators),
+        **{name: {"partitions": each.partitions, **_sorted(each.operators)} for name, each in found.delegates.items()},
+        "parameters": sum(found.weights.values()),
+        "weights": _sorted(found.weights),
+        "quantized": found.quantized,
+        "activation_bytes": found.activation_bytes,
+    }
+
+
 def _by_count(kinds: Iterable[str]) -> dict[str, int]:
     """How often each occurs, the most frequent first."""
-    return dict(sorted(Counter(kinds).items(), key=lambda item: (-item[1], item[0])))
+    return _sorted(Counter(kinds))
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -38,6 +38,8 @@ METHODS: dict[tuple[str, str], str | None] = {
     ("openvino", "fp16"): "fp16",
     ("openvino", "bf16"): "bf16",
     ("openvino", "int8"): "static-int8",
+    ("executorch", "fp32"): None,
+    ("executorch", "int8"): "dynamic-int8",
 }
 CALIBRATED = (*STATIC, "fp16")  # methods that look at examples: at ranges, and at what overflows
 

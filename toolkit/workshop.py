@@ -286,5 +286,5 @@ class Workshop:
 
 def file_kind(engine: str) -> str:
     """What people call the files that an engine runs."""
-    known = {"litert": "LiteRT", "onnxruntime": "fused ONNX", "openvino": "OpenVINO"}
+    known = {"litert": "LiteRT", "onnxruntime": "fused ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
     return known.get(engine, "standard ONNX")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import toolkit
-from tests.engine_bundles import ENGINES, engine_bundle
+from tests.engine_bundles import WITHOUT_TORCH, engine_bundle
 
 CHECKOUT = Path(__file__).parents[2]
 FRAMEWORKS = {
@@ -54,11 +54,11 @@ def install(engine: str, folder: Path) -> Device:
 def installations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Device]]:
     """The environments, made side by side."""
     folder = tmp_path_factory.mktemp("devices")
-    with ThreadPoolExecutor(len(ENGINES)) as pool:
-        return {engine: pool.submit(install, engine, folder / engine) for engine in ENGINES}
+    with ThreadPoolExecutor(len(WITHOUT_TORCH)) as pool:
+        return {engine: pool.submit(install, engine, folder / engine) for engine in WITHOUT_TORCH}
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=WITHOUT_TORCH)
 def device(request: pytest.FixtureRequest, installations: dict[str, Future[Device]]) -> Device:
     return installations[request.param].result()
 
@@ -120,7 +120,7 @@ def test_the_light_core_works_there(device: Device, made_here: functools.partial
 
 
 def test_what_it_cannot_do_is_one_line(device: Device, made_here: functools.partial[Path], tuned: Path) -> None:
-    other = next(engine for engine in ENGINES if engine != device.engine)
+    other = next(engine for engine in WITHOUT_TORCH if engine != device.engine)
     done = device.run("toolkit", "verify", made_here(other))
     assert done.returncode == 3
     assert f"pip install 'edge-deployment-toolkit[runtime-{other}]'" in done.stderr

@@ -22,7 +22,7 @@ def command(
     """Compare two builds of a model step by step, from the raw example to the label.
 
     FIRST is right by definition, SECOND is what is looked at: checkpoints, artifact folders, bundles; SECOND also an
-    .onnx or .tflite file, which is then fed as FIRST is. Names the first step that differs.
+    .onnx, .tflite or .pte file, which is then fed as FIRST is. Names the first step that differs.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from toolkit.cli import options, output
 
 @click.command(name="export")
 @click.argument("model")
-@click.option("--engine", type=click.Choice(["onnxruntime", "litert", "tensorrt", "openvino"]), required=True)
+@click.option("--engine", type=click.Choice(options.ENGINES), required=True)
 @click.option("-o", "--output", "output_folder", metavar="FOLDER", required=True, help="The artifact folder.")
 @click.option("--lengths", default="32,64,128", show_default=True, help="Input lengths of a LiteRT file.")
 @click.option("--opset", type=click.IntRange(min=13), help="ONNX opset.")

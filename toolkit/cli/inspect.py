@@ -30,8 +30,8 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Show what PATH is: a bundle, a checkpoint folder, an ONNX, LiteRT or OpenVINO file. With --target, how much of
-    it falls back there, and what an inference may take.
+    """Show what PATH is: a bundle, a checkpoint folder, or an ONNX, LiteRT, OpenVINO or ExecuTorch file. With --target,
+    how much of it falls back there, and what an inference may take.
 
     \b
     Example:

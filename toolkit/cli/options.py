@@ -10,6 +10,7 @@ import click
 
 from toolkit.adapters import METHODS
 
+ENGINES = ("onnxruntime", "litert", "tensorrt", "openvino", "executorch")  # that a checkpoint is exported for
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -22,7 +22,7 @@ CALIBRATIONS = ["min-max", "percentile", "entropy", "mse"]
 @click.option("--method", type=click.Choice(METHODS), default="dynamic-int8", show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["onnxruntime", "litert", "tensorrt", "openvino"]),
+    type=click.Choice(options.ENGINES),
     help="What a checkpoint is exported for.",
 )
 @click.option("--io", type=click.Choice(["int8", "uint8"]), help="Inputs and outputs of integer-int8.  [default: int8]")

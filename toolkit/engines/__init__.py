@@ -52,6 +52,7 @@ _MODULES = {
     "litert": "toolkit.engines.litert",
     "tensorrt": "toolkit.engines.tensorrt",
     "openvino": "toolkit.engines.openvino",
+    "executorch": "toolkit.engines.executorch",
     "torch": "toolkit.engines.torch",
 }
 

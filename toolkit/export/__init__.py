@@ -46,6 +46,7 @@ _MODULES = {
     "onnx": "toolkit.export.onnx",
     "litert": "toolkit.export.litert",
     "openvino": "toolkit.export.openvino",
+    "executorch": "toolkit.export.executorch",
 }
 OLDEST_OPSET = 13  # of ONNX: the first with a scale per channel, and with the axes of ReduceSum as an input
 # Methods whose ranges of activations come from examples beforehand.
@@ -55,7 +56,13 @@ NO_INTEGER_TEXTS = (
     "a text encoder masks padding by adding the lowest float there is: a scale of int8 that holds it has no step left "
     "for anything else"
 )
-FORMAT_OF_ENGINE = {"onnxruntime": "onnx", "tensorrt": "onnx", "litert": "litert", "openvino": "openvino"}
+FORMAT_OF_ENGINE = {
+    "onnxruntime": "onnx",
+    "tensorrt": "onnx",
+    "litert": "litert",
+    "openvino": "openvino",
+    "executorch": "executorch",
+}
 FROM_ONNX = ("onnx", "openvino")  # formats that a model is written in that came as an ONNX file
 OWN_CALIBRATION = {"openvino": ("min-max", "percentile")}  # formats whose own tool finds the ranges, and how it can
 
@@ -73,9 +80,10 @@ def model_files(artifact: Mapping[str, Any]) -> list[str]:
 
 
 def copy_rest(source: Path, output: Path, artifact: Mapping[str, Any]) -> None:
-    """Copy what lies beside a model in its artifact folder, from which its encoder is made."""
+    """Copy what lies beside a model in its artifact folder, from which its encoder is made; not the `source_files`,
+    which a format keeps beside a float artifact for what is made of it."""
     for path in source.iterdir():
-        if path.name not in (*model_files(artifact), "artifact.json"):
+        if path.name not in (*model_files(artifact), *artifact.get("source_files", ()), "artifact.json"):
             shutil.copy(path, output / path.name)
 
 

@@ -18,7 +18,7 @@ from toolkit.tasks.task import SPLITS
 VERSION = 10
 LIBRARIES = (
     "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
-    "openvino",
+    "openvino", "executorch", "torchao",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "litert", "openvino"]
+    format: Literal["onnx", "litert", "openvino", "executorch"]
     lengths: list[int] | None = None  # input lengths of a fixed-shape format; None: chosen from the data
     most_lengths: int = input_lengths.MOST_BUCKETS  # how many may be chosen
     encoding: dict[str, Any] = {}  # settings of the encoder, from which shapes and lengths follow

@@ -20,7 +20,7 @@ from toolkit.bench import measure, statistics
 from toolkit.stages import Context, evaluate
 
 VERSION = 6
-LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert", "openvino")
+LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert", "openvino", "executorch")
 EXAMPLES = 30
 ROUNDS = 6
 

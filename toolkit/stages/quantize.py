@@ -28,15 +28,9 @@ from toolkit.storage import write_json
 
 VERSION = 6
 LIBRARIES = (
-    "onnx",
-    "onnxruntime",
-    "ai-edge-quantizer",
-    "ai-edge-litert",
-    "tokenizers",
-    "tflite-micro",
-    "openvino",
-    "nncf",
-)
+    "onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro", "openvino", "nncf",
+    "torch", "executorch", "torchao",
+)  # fmt: skip
 
 Method = Literal[
     "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"

@@ -16,7 +16,10 @@ from toolkit.target.schema import EngineSupport, Target
 
 # Keys that hold no fact about the hardware: a setting, and what has a source of its own.
 _NO_FACTS = ("schema_version", "cpu.threads", "images", "sources")
-_DELEGATES = {"litert": ("xnnpack", "edgetpu"), "onnxruntime": (), "tensorrt": ("dla",), "openvino": ()}  # by engine
+# By engine.
+_DELEGATES = {
+    "litert": ("xnnpack", "edgetpu"), "onnxruntime": (), "tensorrt": ("dla",), "openvino": (), "executorch": (),
+}  # fmt: skip
 _SETTING = ".max_fallback"
 
 

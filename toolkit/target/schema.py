@@ -22,7 +22,7 @@ DEFAULT_FALLBACK = 0.1  # share of the multiply-adds
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]  # of the artifacts that this toolkit makes
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int16", "int8", "int4", "int4-weights"]
-EngineName = Literal["onnxruntime", "litert", "tensorrt", "openvino"]
+EngineName = Literal["onnxruntime", "litert", "tensorrt", "openvino", "executorch"]
 Processor = Literal["cpu", "gpu", "npu", "dla"]
 Confidence = Literal["read", "measured", "derived", "recalled"]
 Kind = Literal["x86", "board", "jetson", "phone", "apple", "gpu", "npu", "mcu"]
