@@ -9,7 +9,13 @@ from toolkit.cli import output
 
 @click.group(name="devices")
 def command() -> None:
-    """Places where a model can be run beside this machine."""
+    """Places where a model can be run beside this machine.
+
+    \b
+    Examples:
+      toolkit devices list
+      toolkit devices setup emulator
+    """
 
 
 @command.command(name="setup")

@@ -79,7 +79,7 @@ void classify(uint32_t word, uint64_t *into) {
     if ((group & 5) == 4)
         into[loads(word) ? LOAD : STORE]++;
     else if ((group & 14) == 10)
-        into[BRANCH]++;
+        into[BRANCH] += (word & 0xFE000000) != 0xD4000000; /* those are exceptions, barriers and hints */
     else
         for (size_t i = 0; i < sizeof PRODUCTS / sizeof *PRODUCTS; i++)
             if ((word & PRODUCTS[i].mask) == PRODUCTS[i].bits) {
