@@ -296,6 +296,30 @@ def test_an_onnx_file_of_texts_is_quantized(exported: dict[str, Path], few: Path
     assert model_file.precision_of(tmp_path / "int8" / "model.xml") == "int8"
 
 
+def test_inputs_and_axes_of_an_onnx_file_may_have_any_name(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["a,b; c", 4]) for name in ("0", "x/y:0", "sum & more")
+    ]
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w/1")
+    nodes = [helper.make_node("Add", ["0", "x/y:0"], ["t"]), helper.make_node("MatMul", ["t", "w/1"], ["sum & more"])]
+    graph = helper.make_graph(nodes, "g", values[:2], values[2:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    steps.export(str(tmp_path / "model.onnx"), str(tmp_path / "made"), engine="openvino", lengths=[8])
+    made = artifacts.description(tmp_path / "made")
+    assert [(each["name"], each["shape"]) for each in made["inputs"]] == [
+        ("0", ["a b  c", 4]),
+        ("x/y:0", ["a b  c", 4]),
+    ]
+    assert layers_of(tmp_path / "made") == {"w.1": 64}
+    engine = engines.get("openvino").load(tmp_path / "made" / "model.xml")
+    found = engine.run({"0": np.ones((2, 4), np.float32), "x/y:0": np.full((2, 4), 2, np.float32)})
+    assert np.array_equal(found["sum & more"], np.full((2, 4), 3))
+    engine.close()
+
+
 def test_an_onnx_file_that_it_cannot_convert_is_one_message(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 

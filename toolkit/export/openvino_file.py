@@ -21,7 +21,7 @@ from toolkit.export.onnx_layers import LEAST_TABLE
 from toolkit.probes import common
 from toolkit.storage import explained
 
-AXES = "axes"  # what a graph is told of its dynamic axes, by input: their names, joined by commas
+AXES = "axes"  # what a graph is told of its inputs' axes, in their order: "batch,length;batch,length"
 CONSTANT = "Constant"
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 EDGES = (CONSTANT, "Parameter", "Result")  # what no operator is
@@ -35,7 +35,6 @@ class Layer:
     name: str
     operator: Any
     weight: Any  # the constant
-    place: int  # among the operator's inputs
 
     @property
     def size(self) -> int:
@@ -67,7 +66,7 @@ def find(model: Any) -> list[Layer]:
         while name in taken:
             name += "'"
         taken.add(name)
-        found.append(Layer(name, operator, weight, place))
+        found.append(Layer(name, operator, weight))
     return found
 
 
@@ -124,26 +123,23 @@ def _free(name: str, taken: set[str]) -> str:
 def describe_run(model: Any, arithmetic: str, axes: Mapping[str, Sequence[Any]]) -> None:
     """Write into a model what it is to be run with, and what its axes are called. What converters and quantizers
     noted, as their settings and versions, goes."""
-    for key in [key for key in model.rt_info if key not in (AXES, PRECISION[0])]:
+    for key in list(model.rt_info):
         del model.rt_info[key]
-    if PRECISION[0] in model.rt_info:
-        del model.rt_info[PRECISION[0]]
     model.set_rt_info(arithmetic, PRECISION)
-    for name, shape in axes.items():
-        model.set_rt_info(",".join(map(str, shape)), [AXES, name])
+    shapes = [[re.sub("[,;]", " ", str(size)) for size in axes[port.any_name]] for port in model.inputs]
+    model.set_rt_info(";".join(map(",".join, shapes)), AXES)
 
 
 def axes_of(model: Any) -> dict[str, list[str | int]]:
     """What the inputs' axes are called, or how long they are where that is fixed."""
+    said = str(model.get_rt_info(AXES).value).split(";") if model.has_rt_info(AXES) else []
     found: dict[str, list[str | int]] = {}
-    for port in model.inputs:
-        name = port.any_name
-        said: list[Any] = [None] * len(port.get_partial_shape())
-        if model.has_rt_info([AXES, name]):
-            said = str(model.get_rt_info([AXES, name]).value).split(",")
-        found[name] = [
-            int(size.get_length()) if size.is_static else given or "?"
-            for size, given in zip(port.get_partial_shape(), said, strict=True)
+    for number, port in enumerate(model.inputs):
+        sizes = list(port.get_partial_shape())
+        given = said[number].split(",") if number < len(said) else []
+        given += ["?"] * (len(sizes) - len(given))
+        found[port.any_name] = [
+            int(size.get_length()) if size.is_static else name or "?" for size, name in zip(sizes, given, strict=False)
         ]
     return found
 
