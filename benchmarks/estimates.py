@@ -202,15 +202,15 @@ def measured(found: list[Case], threads: int) -> list[list[float]]:
         for number in generator.permutation(len(found)):
             case = found[int(number)]
             engine = engines.get(case.engine).load(case.path, threads)
-            taken = _taken(engine, case)
+            taken = named(case, engine)
             times[int(number)].append(calibrate.median_seconds(engine, taken))
             engine.close()
     return times
 
 
-def _taken(engine: engines.Engine, case: Case) -> engines.Arrays:
-    """A case's inputs under the names that a file has for them."""
-    said = engine.describe()
+def named(case: Case, engine: engines.Engine | None = None) -> engines.Arrays:
+    """A case's inputs under the names that a file has for them; `engine` is the file, loaded."""
+    said = (engine or engines.get(case.engine).load(case.path)).describe()
     if "inputs" in said:
         names = [tensor["name"] for tensor in said["inputs"]]
     else:
