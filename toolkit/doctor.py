@@ -79,5 +79,5 @@ def examine() -> dict[str, Any]:
         "device": {**local.describe(), "cache": str(folder), "free_disk_gb": round(free, 1)},
         "packages": packages,
         "advice": advice,
-        "broken": broken,
+        "broken": list(dict.fromkeys(broken)),  # a package of several extras is broken once
     }
