@@ -302,7 +302,7 @@ def test_the_verb(encoder_model: Reference, reviews: Path, tmp_path: Path) -> No
         ("nothing", ["nothing", "does not exist"]),
         ("empty.onnx", ["empty.onnx"]),
         ("damaged.tflite", ["damaged.tflite"]),
-        ("text.txt", ["neither a folder nor an .onnx or .tflite file"]),
+        ("text.txt", ["neither a folder nor an .onnx, .tflite, .xml or .pte file"]),
     ],
 )
 def test_what_is_no_model_is_refused(

@@ -129,7 +129,7 @@ def _artifact(path: Path, named: str | None) -> Build:
     lend = _lender(path, task)
     encoder = lend(names_of(artifact), artifact["lengths"])
     file = manifests.inside(path, artifact["path"])
-    engine = _engine(file, str(artifact["precision"]))
+    engine = _engine(file)
     names = config.get("id2label") or {}
     return Build(
         str(path), "artifact", task, [str(names[key]) for key in sorted(names, key=int)], str(artifact["precision"]),
@@ -167,8 +167,8 @@ def _file(path: Path, like: Build | None) -> Build:
             f"{path} is a model file alone, without preprocessing and labels; name it second, after the build that has "
             "them."
         )
+    engine = _engine(path)
     precision = precision_of(path)
-    engine = _engine(path, precision)
     described = formats.get(_format(path)).describe(path, precision, ENGINE_OF_SUFFIX[path.suffix])
     encoder = like.lend(names_of(described), described["lengths"])
     output = str(described["outputs"][0]["name"])
@@ -186,17 +186,19 @@ def _tensors(path: Path) -> Build:
     precision = precision_of(path)
     described = formats.get("onnx").describe(path, precision, "onnxruntime")
     encoder = TensorEncoder(described)
-    engine = _engine(path, precision)
+    engine = _engine(path)
     return Build(
         str(path), "file", tasks.get("tensors"), [], precision, encoder, engine, path, "onnx",
         str(described["outputs"][0]["name"]), lambda inputs, lengths: encoder,
     )  # fmt: skip
 
 
-def _engine(path: Path, precision: str) -> Engine:
+def _engine(path: Path) -> Engine:
     """What runs a model file here. ONNX Runtime has no kernels for products in bfloat16; the stand-in for TensorRT has
-    what does the same."""
-    name = "tensorrt" if path.suffix == ".onnx" and precision == "bf16" else ENGINE_OF_SUFFIX[path.suffix]
+    what does the same. Raises InputError."""
+    name = ENGINE_OF_SUFFIX[path.suffix]
+    if path.suffix == ".onnx" and precision_of(path) == "bf16":
+        name = "tensorrt"
     with warnings.catch_warnings(action="ignore"):  # that it stands in: answers are compared here, not speed
         return engines.get(name).load(path)
 
