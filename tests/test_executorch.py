@@ -286,7 +286,7 @@ def test_what_it_has_no_method_for_is_refused(exported: Path, reviews: Path, tmp
     with pytest.raises(InputError, match=known):
         artifacts.quantized(exported, tmp_path / "fp16", method="fp16")
     data = {"data": str(reviews)}
-    with pytest.raises(InputError, match="No executorch file can be balanced"):
+    with pytest.raises(InputError, match="Only an ONNX file can be balanced"):
         steps.quantize(str(exported), str(tmp_path / "o"), method="static-int8", balance=0.5, options=data)
     with pytest.raises(InputError, match="made from a PyTorch model; there is no converter from ONNX"):
         formats.get("executorch").adopt(exported, tmp_path, None, None)
@@ -328,7 +328,7 @@ def test_a_file_of_which_nothing_is_counted_has_no_estimate(tmp_path: Path) -> N
     assert other.latency is None
     winner, accepted = candidates.choose(workshop, [known, other])
     assert (winner.name, accepted) == ("litert fp32", True)
-    assert other.outcome == "passed; how fast it is beside litert fp32 is not known"
+    assert other.outcome == "passed; its speed is not known, litert fp32's is"
 
 
 @pytest.mark.parametrize("name", ["android", "pixel-9", "apple-m4", "pi5"])
