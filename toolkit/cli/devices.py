@@ -9,7 +9,7 @@ from toolkit.cli import output
 
 @click.group(name="devices")
 def command() -> None:
-    """Places where a model can be run beside this machine.
+    """Places where a model can be run beside this machine. Each of them takes --json.
 
     \b
     Examples:
