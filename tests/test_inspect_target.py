@@ -124,6 +124,15 @@ def test_what_an_inference_may_take_is_said_by_module(typed: dict[str, Path]) ->
     assert "no estimate: the profile has no peak rate" in without.stdout
 
 
+def test_why_nothing_is_estimated_is_said(typed: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise InputError("the runtime does not take the file")
+
+    monkeypatch.setattr(target_coverage.costs, "of_engine", refuse)
+    [found] = target_coverage.of(typed["float network"] / "model.onnx", target.resolve("raspberry-pi-5"))
+    assert target_coverage.estimated(found) == "no estimate: the runtime does not take the file"
+
+
 def test_what_is_above_the_limit_is_said_and_is_no_failure(
     typed: dict[str, Path], board: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,9 +17,9 @@ import pytest
 import toolkit
 from tests import artifacts
 from tests.conftest import run_toolkit
-from tests.networks import CLASSES, network_file, pattern
+from tests.networks import CLASSES, checkpoint, pattern
 from tests.test_light_imports import assert_one_line, hidden_in_children
-from toolkit import builds, candidates, check, engines, export, model_file, modules, network, recipe, steps, tasks
+from toolkit import builds, candidates, check, engines, export, model_file, recipe, steps, tasks
 from toolkit import target as targets
 from toolkit.errors import InputError
 from toolkit.export import openvino as openvino_format
@@ -226,18 +226,12 @@ def test_sensitivity_chooses_layers(exported: dict[str, Path], few: Path, tmp_pa
 def test_a_network_of_convolutions_is_quantized_by_its_modules(tmp_path: Path) -> None:
     import torch
 
-    torch.manual_seed(0)
+    from toolkit.engines.torch import load_model
+
     spec = {"resize": {"height": 24, "width": 24}, "channels": 1}
-    code = modules.imported(f"{network_file(tmp_path)}:build", None, tmp_path / "cache", False)
-    model = network.load(code, tasks.get("image-classification"), list(CLASSES), spec)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-    (tmp_path / "model").mkdir()
-    model.save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "preprocessor.json").write_text(json.dumps(spec))
-    steps.export(str(tmp_path / "model"), str(tmp_path / "float"), engine="openvino", lengths=[1], allow_code=True)
+    folder = checkpoint(tmp_path, spec)
+    model = load_model(folder, tasks.get("image-classification"))
+    steps.export(str(folder), str(tmp_path / "float"), engine="openvino", lengths=[1], allow_code=True)
     artifact = artifacts.description(tmp_path / "float")
     assert artifact["inputs"][0]["shape"] == ["batch", 1, 24, 24]
     names = [name for name, each in model.named_modules() if isinstance(each, torch.nn.Conv2d | torch.nn.Linear)]

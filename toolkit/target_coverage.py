@@ -31,7 +31,7 @@ class EngineCoverage:
     """What one engine of a target takes. `limit` is the share of the multiply-adds that may fall back, None without
     one; `passed` is None where there is no limit or the share is not known. `observed` is what the runtime that is
     installed here does, if it was asked. `latency` is an estimate from the target's profile, and `costs` its parts;
-    both are None where the profile says too little."""
+    both are None where the profile says too little, or where `uncounted` says why the costs are not known."""
 
     engine: str
     processor: str | None
@@ -40,6 +40,7 @@ class EngineCoverage:
     observed: Observed | None
     latency: Latency | None = None
     costs: Sequence[Row] | None = None
+    uncounted: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -170,22 +171,23 @@ def _one(path: Path, target: Target, name: str, sizes: Mapping[str, int], ask: b
         except MissingDependencyError as error:
             observed = Observed(table.title, None, reason=str(error))
     engine = next((each for each in target.engines if each.name == name), None)
-    latency, parts = _estimated(path, target, engine, sizes) if engine else (None, None)
-    return EngineCoverage(name, processor, coverage.of(path, table, sizes), limit, observed, latency, parts)
+    latency, parts, why = _estimated(path, target, engine, sizes) if engine else (None, None, "")
+    return EngineCoverage(name, processor, coverage.of(path, table, sizes), limit, observed, latency, parts, why)
 
 
 def _estimated(
     path: Path, target: Target, engine: EngineSupport, sizes: Mapping[str, int]
-) -> tuple[Latency | None, list[Row] | None]:
-    """What one inference may take, and its parts."""
+) -> tuple[Latency | None, list[Row] | None, str]:
+    """What one inference may take, its parts, and why its costs are not known."""
     precision = cast(Precision, model_file.precision_of(path))
     try:
         operations = costs.of_engine(path, costing.complete(path, sizes), engine.name)
-    except ToolkitError:  # ONNX Runtime is not installed, or does not take the file: there is nothing to go by
-        return None, None
+    except ToolkitError as error:  # ONNX Runtime is not installed, or does not take the file
+        return None, None, str(error)
     return (
         estimate.latency(target, engine, precision, operations),
         estimate.rows(target, engine, precision, operations),
+        "",
     )
 
 
@@ -266,6 +268,8 @@ def observation(observed: Observed, operators: int) -> str:
 
 def estimated(each: EngineCoverage) -> str:
     """One line on what an inference may take."""
+    if each.uncounted:
+        return f"no estimate: {each.uncounted}"
     if each.latency is None:
         return "no estimate: the profile has no peak rate or calibration for this engine and precision"
     return f"an inference takes, by the profile: {each.latency}; most likely {each.latency.ms:.2g}"

@@ -38,7 +38,7 @@ def setup(device: str, cache_dir: str | None, as_json: bool) -> None:
     title = f"set up {device}"
     with output.reporting(as_json) as reporter:
         reporter.started(title)
-        folder = emulator.setup(cache, lambda *step: reporter.progress(title, *step))
+        folder = emulator_setup.setup(cache, lambda *step: reporter.progress(title, *step))
     facts = {"folder": str(folder), "devices": list(emulator.addresses()), **emulator_setup.read(folder)}
     if as_json:
         output.print_json(facts)

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,16 +209,11 @@ def connect(address: str, cache: Path) -> Emulator:
     """The device at `emulator://CPU`. Raises InputError for an unknown one, MissingDependencyError for one that is not
     set up."""
     cpu = parse(address)
-    emulator_setup.tools()
+    emulator_setup.tools([emulator_setup.QEMU])
     guest = emulator_setup.guest_folder(cache)
     if not emulator_setup.is_ready(cache):
         raise MissingDependencyError(f"{address} is not set up; run: toolkit devices setup emulator")
     return Emulator(cpu, guest)
-
-
-def setup(cache: Path, on_step: Callable[[int, int, str], None]) -> Path:
-    """Set the emulator up. Raises MissingDependencyError."""
-    return emulator_setup.setup(cache, on_step)
 
 
 def _between_marks(path: Path) -> list[dict[str, int]]:

@@ -35,9 +35,9 @@ _TOOLS = {QEMU: "qemu-user", "cc": "gcc", "apt-get": "apt", "dpkg-deb": "dpkg"}
 _VERSION = 1
 
 
-def tools() -> dict[str, str]:
-    """The programs that it takes, by their paths. Raises MissingDependencyError."""
-    found = {name: shutil.which(name) for name in _TOOLS}
+def tools(names: Sequence[str] = tuple(_TOOLS)) -> dict[str, str]:
+    """The programs of these names, by default all that a setup takes, by their paths. Raises MissingDependencyError."""
+    found = {name: shutil.which(name) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
         packages = " ".join(sorted({_TOOLS[name] for name in missing}))
