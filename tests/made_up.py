@@ -8,9 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from toolkit.checkpoint import Checkpoint
+from toolkit.engines import KINDS
 from toolkit.gates import score, size
 from toolkit.gates.speed import Latency
-from toolkit.recipe import METHODS, Budgets, CandidatePlan, FinetunePlan, Recipe
+from toolkit.recipe import Budgets, CandidatePlan, FinetunePlan, Recipe
 from toolkit.runner import Finished, Runner
 from toolkit.stages import measure
 from toolkit.target import Cpu, EngineSupport, Gpu, Source, Target
@@ -61,7 +62,7 @@ def a_candidate(
     """A built candidate that has answered the whole split: `ms` measured, or an `estimate` as (low, high)."""
     engine, precision = name.split()
     plan = CandidatePlan.model_validate(
-        {"engine": engine, "precision": precision, "method": METHODS[engine, precision], "reason": "test"}
+        {"engine": engine, "precision": precision, "method": KINDS[engine].precisions[precision], "reason": "test"}
     )
     candidate = Candidate(plan, built=Finished(Path(name), {"output_sha256": name}))
     candidate.artifact = {"size_bytes": int(megabytes * 1e6)}

@@ -308,7 +308,7 @@ def test_onnxruntime_takes_any_batch_and_length(onnx_file: Path) -> None:
 )
 @pytest.mark.filterwarnings("ignore:This artifact is for TensorRT")
 def test_corrupt_artifact_is_one_error(name: str, content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / f"model{engines.get(name).SUFFIX}"
+    path = tmp_path / f"model{engines.KINDS[name].suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"cannot load .*model\."):
         engines.get(name).load(path)

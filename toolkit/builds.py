@@ -22,7 +22,7 @@ from toolkit import engines, tasks
 from toolkit import export as formats
 from toolkit.engines import Arrays, Engine
 from toolkit.errors import InputError
-from toolkit.export import FORMAT_OF_ENGINE, onnx_file
+from toolkit.export import onnx_file
 from toolkit.model_file import precision_of
 from toolkit.probes import Probe
 from toolkit.runtime import manifest as manifests
@@ -33,7 +33,6 @@ from toolkit.storage import read_json
 from toolkit.tasks.task import Task
 
 MASK = "attention_mask"
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".tflite": "litert", ".xml": "openvino", ".pte": "executorch"}
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Build:
     encoder: Encoder
     engine: Engine
     path: Path  # of the checkpoint's folder, or of the model file
-    format: str  # torch, onnx, litert, openvino, executorch
+    format: str  # one of toolkit/export, or torch
     output_name: str | None = None  # None: the only output
     lend: Callable[[Sequence[str], Sequence[int] | None], Encoder] | None = None  # for other inputs and lengths
 
@@ -158,7 +157,7 @@ def _lender(path: Path, task: Task) -> Callable[[Sequence[str], Sequence[int] | 
 
 
 def _file(path: Path, like: Build | None) -> Build:
-    if path.suffix not in ENGINE_OF_SUFFIX:
+    if path.suffix not in engines.OF_SUFFIX:
         raise InputError(f"{path} is neither a folder nor an .onnx, .tflite, .xml or .pte file.")
     if like is None and path.suffix == ".onnx":
         return _tensors(path)
@@ -169,7 +168,7 @@ def _file(path: Path, like: Build | None) -> Build:
         )
     engine = _engine(path)
     precision = precision_of(path)
-    described = formats.get(_format(path)).describe(path, precision, ENGINE_OF_SUFFIX[path.suffix])
+    described = formats.get(_format(path)).describe(path, precision, engines.OF_SUFFIX[path.suffix])
     encoder = like.lend(names_of(described), described["lengths"])
     output = str(described["outputs"][0]["name"])
     return Build(
@@ -196,7 +195,7 @@ def _tensors(path: Path) -> Build:
 def _engine(path: Path) -> Engine:
     """What runs a model file here. ONNX Runtime has no kernels for products in bfloat16; the stand-in for TensorRT has
     what does the same. Raises InputError."""
-    name = ENGINE_OF_SUFFIX[path.suffix]
+    name = engines.OF_SUFFIX[path.suffix]
     if path.suffix == ".onnx" and precision_of(path) == "bf16":
         name = "tensorrt"
     with warnings.catch_warnings(action="ignore"):  # that it stands in: answers are compared here, not speed
@@ -204,7 +203,7 @@ def _engine(path: Path) -> Engine:
 
 
 def _format(path: Path) -> str:
-    return FORMAT_OF_ENGINE[ENGINE_OF_SUFFIX[path.suffix]]
+    return engines.FORMAT_OF[engines.OF_SUFFIX[path.suffix]]
 
 
 def check_tasks(first: Build, second: Build) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from toolkit import answers, costs, estimate, tasks
+from toolkit import answers, costs, engines, estimate, tasks
+from toolkit import export as formats
 from toolkit.answers.classes import class_changes
 from toolkit.bench.statistics import Comparison, compare
 from toolkit.errors import ToolkitError
-from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import Verdict, classes, coverage, memory, operators, parity, parser, score, size, speed
 from toolkit.gates.speed import Latency
 from toolkit.runner import Finished
@@ -36,8 +36,7 @@ def make(workshop: Workshop) -> list[Candidate]:
     for candidate in candidates:
         by_engine.setdefault(candidate.plan.engine, []).append(candidate)
     # The slowest export first, and the quantized candidate first, which has more to do: so the pool ends together.
-    slowness = {"executorch": 0, "litert": 1}
-    order = sorted(by_engine, key=lambda engine: slowness.get(FORMAT_OF_ENGINE[engine], 2))
+    order = sorted(by_engine, key=lambda engine: -formats.KINDS[engines.FORMAT_OF[engine]].effort)
 
     with ThreadPoolExecutor(workshop.workers) as pool:
         jobs: list[Future[None]] = []

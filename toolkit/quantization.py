@@ -17,14 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import architecture, calibration, conversion, graphs, planning, stages, tasks
+from toolkit import architecture, calibration, conversion, engines, graphs, planning, stages, tasks
 from toolkit import checkpoint as checkpoints
 from toolkit import export as formats
 from toolkit.cache import Cache, open_cache
 from toolkit.checkpoint import Checkpoint
 from toolkit.devices import local
 from toolkit.errors import InputError, RefusedError
-from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.gates import score
 from toolkit.recipe import CALIBRATED
 from toolkit.runner import Finished, Reporter, Runner, Silent
@@ -150,13 +149,9 @@ class Line:
 
     def export(self, source: _Folder, engine: str) -> _Folder:
         """The float artifact."""
-        form = FORMAT_OF_ENGINE[engine]
-        parameters: dict[str, Any] = {"format": form}
-        if form == "litert":
-            found = self.data.report["lengths"] if self.data else DEFAULT_LENGTHS
-            parameters["lengths"] = sorted(set(self.wanted.lengths or found or ())) or None
-        elif form == "onnx":
-            parameters |= {"ort_fusions": engine == "onnxruntime", "opset": self.wanted.opset}
+        found = self.data.report["lengths"] if self.data else DEFAULT_LENGTHS
+        lengths = self.wanted.lengths or found or None
+        parameters = formats.settings(engine, lengths=lengths, opset=self.wanted.opset)
         finished = self.runner.run(
             "export", source.path, parameters, title=f"export for {engine}", reason="what is quantized",
             inputs={"source": source.sha256}, with_torch=True,
@@ -199,12 +194,12 @@ class Line:
             current = _Folder(folder, sha256_folder(folder))
         else:
             current = _Folder(folder, checkpoints.inspect(folder, tasks.get(self.runner.task)).sha256)
-            if wanted.balance is not None and FORMAT_OF_ENGINE[engine] != "onnx":
+            if wanted.balance is not None and engines.FORMAT_OF[engine] != "onnx":
                 current = self.balance(current)
             if wanted.qat_epochs:
                 current = self.train(current)
             current = self.export(current, engine)
-        if wanted.balance is not None and FORMAT_OF_ENGINE[engine] == "onnx":
+        if wanted.balance is not None and engines.FORMAT_OF[engine] == "onnx":
             current = self.balance(current)
         keep = list(wanted.parameters.get("keep", ()))
         table = None
@@ -243,9 +238,7 @@ def _check_checkpoint(folder: Path, task: Task, wanted: Wanted) -> str:
         raise InputError("--qat trains a checkpoint; this is an ONNX file.")
     if found.is_graph and graphs.precision(folder) != "fp32":
         raise InputError(f"The ONNX file is {graphs.precision(folder)} already; quantize the float one.")
-    if wanted.engine not in FORMAT_OF_ENGINE:
-        raise InputError(f"Unknown engine '{wanted.engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
-    return wanted.engine
+    return engines.exported_for(wanted.engine)
 
 
 def _prepare(runner: Runner, task: Task, folder: Path, data: str, options: planning.Options) -> Finished:
@@ -285,7 +278,7 @@ def _checked(model: str, task: Task, wanted: Wanted, options: planning.Options, 
             f"{model} is not an artifact folder, and no checkpoint; make an artifact with `toolkit export`."
         )
     engine = _check_artifact(folder, wanted) if is_artifact else _check_checkpoint(folder, task, wanted)
-    form = FORMAT_OF_ENGINE[engine]
+    form = engines.FORMAT_OF[engine]
     if wanted.balance is not None and form != "onnx":
         architecture.refuse_prompt(checkpoints.check_folder(folder))
     method = str(wanted.parameters["method"])

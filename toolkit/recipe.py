@@ -13,34 +13,18 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit import architecture
+from toolkit import architecture, engines
+from toolkit import export as formats
 from toolkit.adapters import PROMPTS, Method
 from toolkit.checkpoint import Checkpoint
 from toolkit.errors import InputError
-from toolkit.export import FORMAT_OF_ENGINE, FROM_ONNX, INTEGER, NO_INTEGER_TEXTS, OLDEST_OPSET, STATIC
+from toolkit.export import INTEGER, NO_INTEGER_TEXTS, OLDEST_OPSET, STATIC
 from toolkit.gates import score
 from toolkit.target import EngineName, EngineSupport, Precision, Target
 from toolkit.tasks.task import Task
 
 SCHEMA_VERSION = 1
 LEAST_TOKENS = 8  # of a text
-# How a precision is reached from a float artifact, per engine. Adding a method: one entry and its export function.
-METHODS: dict[tuple[str, str], str | None] = {
-    ("onnxruntime", "fp32"): None,
-    ("onnxruntime", "int8"): "dynamic-int8",
-    ("litert", "fp32"): None,
-    ("litert", "int8"): "dynamic-int8",
-    ("tensorrt", "fp32"): None,
-    ("tensorrt", "fp16"): "fp16",
-    ("tensorrt", "bf16"): "bf16",
-    ("tensorrt", "int8"): "static-int8",
-    ("openvino", "fp32"): None,
-    ("openvino", "fp16"): "fp16",
-    ("openvino", "bf16"): "bf16",
-    ("openvino", "int8"): "static-int8",
-    ("executorch", "fp32"): None,
-    ("executorch", "int8"): "dynamic-int8",
-}
 CALIBRATED = (*STATIC, "fp16")  # methods that look at examples: at ranges, and at what overflows
 
 
@@ -194,15 +178,15 @@ def _candidate(
     engine: EngineSupport, precision: Precision, convolutional: bool, texts: bool
 ) -> CandidatePlan | Skipped:
     name = f"{engine.name} {precision}"
-    if FORMAT_OF_ENGINE.get(engine.name) == "onnx" and (engine.onnx_opset_max or OLDEST_OPSET) < OLDEST_OPSET:
+    if engines.FORMAT_OF[engine.name] == "onnx" and (engine.onnx_opset_max or OLDEST_OPSET) < OLDEST_OPSET:
         return Skipped(
             what=name,
             reason=f"{engine.name} {engine.versions or ''} reads ONNX up to opset {engine.onnx_opset_max}; this "
             f"version writes {OLDEST_OPSET} and later",
         )
-    if (engine.name, precision) not in METHODS:
+    if precision not in engines.KINDS[engine.name].precisions:
         return Skipped(what=name, reason=f"this version cannot make {precision} artifacts for {engine.name}")
-    method = METHODS[engine.name, precision]
+    method = engines.KINDS[engine.name].precisions[precision]
     if engine.io == "integer":
         if precision != "int8" or texts:
             why = NO_INTEGER_TEXTS if texts else f"{precision} is none"
@@ -242,7 +226,6 @@ def candidates(
     skipped = [pair for pair in pairs if isinstance(pair, Skipped)]
     if not chosen:
         raise InputError(f"Nothing can be made for target '{target.name}': {skipped[0].reason}.")
-    assert all(plan.engine in FORMAT_OF_ENGINE for plan in chosen)  # noqa: S101 - every engine here has a format
     return chosen, skipped
 
 
@@ -253,8 +236,8 @@ def of_graph(
     kept: list[CandidatePlan] = []
     left = list(skipped)
     for plan in chosen:
-        form = FORMAT_OF_ENGINE[plan.engine]
-        if form not in FROM_ONNX:
+        form = engines.FORMAT_OF[plan.engine]
+        if not formats.KINDS[form].from_onnx:
             left.append(Skipped(what=plan.name, reason=f"{plan.engine} files are not made from ONNX files"))
         elif precision == "fp32":
             kept.append(plan)

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toolkit import architecture, conversion, demo, graphs, modules, planning, quantization, stages
+from toolkit import architecture, conversion, demo, engines, graphs, modules, planning, quantization, stages
 from toolkit import checkpoint as checkpoints
+from toolkit import export as formats
 from toolkit.cache import open_cache
 from toolkit.checkpoint import Checkpoint
 from toolkit.compression import Chain
 from toolkit.errors import InputError
-from toolkit.export import FORMAT_OF_ENGINE
 from toolkit.provenance import RECEIPT, trained_on
 from toolkit.runner import Finished, Reporter, Runner, Silent
 from toolkit.storage import check_output, copy_folder, explained, publish_folder, sha256_path, write_json
@@ -352,8 +352,7 @@ def export(
 
     `lengths` are those of a LiteRT file; `fix` gives open axes of an ONNX file a size, by name: `{"batch": 1}`."""
     check_output(Path(output), overwrite, RECEIPT)
-    if engine not in FORMAT_OF_ENGINE:
-        raise InputError(f"Unknown engine '{engine}'; known: {', '.join(FORMAT_OF_ENGINE)}.")
+    engines.exported_for(engine)
     cache = open_cache(Path(cache_dir) if cache_dir else None)
     folder = Path(model)
     given = planning.Options(
@@ -366,14 +365,9 @@ def export(
     if not checkpoint.is_graph and max(lengths) > checkpoint.model_limit:
         raise InputError(f"--lengths {max(lengths)}: the model takes at most {checkpoint.model_limit} tokens.")
     planning.check_fix(fix or {}, checkpoint)
-    form = FORMAT_OF_ENGINE[engine]
-    if fix and form != "onnx":
+    if fix and engines.FORMAT_OF[engine] != "onnx":
         raise InputError(f"--fix is for ONNX files; the lengths of a file for {engine} are those of --lengths.")
-    parameters: dict[str, Any] = {"format": form}
-    if form == "litert":
-        parameters["lengths"] = sorted(set(lengths))
-    elif form == "onnx":
-        parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset, "fix": dict(fix or {})}
+    parameters = formats.settings(engine, lengths=lengths, opset=opset, fix=fix)
     wanted = planning.task_of(str(folder), task)
     runner = Runner(cache, wanted.NAME, 0, reporter or Silent())
     finished = runner.run(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit import rules, tasks
+from toolkit import engines, rules, tasks
+from toolkit import export as formats
 from toolkit.checkpoint import Checkpoint
-from toolkit.export import FORMAT_OF_ENGINE, OWN_CALIBRATION, STATIC, onnx_lower
+from toolkit.export import STATIC, onnx_lower
 from toolkit.gates import Verdict, memory
 from toolkit.gates.speed import Latency
 from toolkit.recipe import CALIBRATED, CandidatePlan, Recipe
@@ -158,31 +159,29 @@ class Workshop:
 
     def export(self, engine: str) -> Finished:
         """The float artifact for an engine."""
-        form = FORMAT_OF_ENGINE[engine]
-        parameters: dict[str, Any] = {"format": form, "encoding": self.data_report["encoding"]}
-        data = None
-        if form == "litert" and self.label:
-            # A small model can have more input lengths in the time that its original takes for a few, and its
-            # tokenizer may give other ones.
+        lengths, data = self.data_report["lengths"], None
+        # A small model can have more input lengths in the time that its original takes for a few, and its tokenizer
+        # may give other ones.
+        anew = engines.FORMAT_OF[engine] == "litert" and bool(self.label)
+        parameters = formats.settings(
+            engine,
+            lengths=None if anew else lengths,
+            opset=self.target.engine(engine).onnx_opset_max,
+            fix=self.recipe.fix,
+            avoid=self.lacking(engine),
+        )
+        parameters["encoding"] = self.data_report["encoding"]
+        if anew:
             layers = max(1, self.checkpoint.layers)
             most = min(MOST_LENGTHS, max(MOST_BUCKETS, MOST_BUCKETS * self.original.layers // layers))
             parameters["most_lengths"] = most
             data = self.data
-        elif form == "litert":
-            parameters["lengths"] = self.data_report["lengths"]
-        elif form == "onnx":
-            parameters |= {
-                "ort_fusions": engine == "onnxruntime",
-                "opset": self.target.engine(engine).onnx_opset_max,
-                "avoid": self.lacking(engine),
-                **({"fix": self.recipe.fix} if self.recipe.fix else {}),
-            }
         return self.runner.run(
             "export",
             self.checkpoint.folder,
             parameters,
-            title=f"export {file_kind(engine)}{self.suffix}",
-            reason=f"{engine} runs {file_kind(engine)} files",
+            title=f"export {engines.KINDS[engine].files}{self.suffix}",
+            reason=f"{engine} runs {engines.KINDS[engine].files} files",
             inputs={"source": self.checkpoint.sha256},
             data=data,
             with_torch=True,
@@ -224,13 +223,13 @@ class Workshop:
         table = self.target.engine(plan.engine).rules
         if table is not None and ONE_SCALE in rules.load(table).limits:
             parameters |= {"scales": "tensor"}
-        if plan.method in STATIC and FORMAT_OF_ENGINE[plan.engine] not in OWN_CALIBRATION:
+        if plan.method in STATIC and formats.KINDS[engines.FORMAT_OF[plan.engine]].own_calibration is None:
             parameters |= {"calibration": "mse"}
         return self.runner.run(
             "quantize",
             exported.output,
             parameters,
-            title=f"quantize {file_kind(plan.engine)} to {plan.precision}{self.suffix}",
+            title=f"quantize {engines.KINDS[plan.engine].files} to {plan.precision}{self.suffix}",
             reason=f"{plan.method}: smaller, and faster where the target has {plan.precision} arithmetic",
             inputs={"source": exported.sha256},
             data=data,
@@ -282,9 +281,3 @@ class Workshop:
             reason="a share of the multiply-adds that falls back costs more than a count of nodes says",
             inputs={"source": built.sha256},
         )
-
-
-def file_kind(engine: str) -> str:
-    """What people call the files that an engine runs."""
-    known = {"litert": "LiteRT", "onnxruntime": "fused ONNX", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
-    return known.get(engine, "standard ONNX")

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from toolkit.adapters import METHODS
+from toolkit.engines import FORMAT_OF
 
-ENGINES = ("onnxruntime", "litert", "tensorrt", "openvino", "executorch")  # that a checkpoint is exported for
+ENGINES = tuple(FORMAT_OF)  # that a checkpoint is exported for
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -26,7 +26,6 @@ from toolkit.engines import Arrays, as_float32
 from toolkit.errors import InputError, missing_extra
 
 NAME = "executorch"
-SUFFIX = ".pte"
 METHOD = "forward"
 OUTPUT = "output"
 _IDENTIFIERS = (b"ET12", b"ET13")  # of the program's flatbuffer, behind its first four bytes

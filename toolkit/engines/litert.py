@@ -24,7 +24,6 @@ from toolkit.engines import Arrays, as_float32
 from toolkit.errors import InputError, missing_extra
 
 NAME = "litert"
-SUFFIX = ".tflite"
 _PREFIX, _ONLY = "length_", "serve"
 
 

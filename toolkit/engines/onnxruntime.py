@@ -14,7 +14,6 @@ from toolkit.engines import Arrays, as_float32
 from toolkit.errors import InputError, missing_extra
 
 NAME = "onnxruntime"
-SUFFIX = ".onnx"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 _DTYPES = {

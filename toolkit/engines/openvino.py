@@ -18,7 +18,6 @@ from toolkit.engines import Arrays, as_float32
 from toolkit.errors import InputError, missing_extra
 
 NAME = "openvino"
-SUFFIX = ".xml"
 WEIGHTS_SUFFIX = ".bin"
 PRECISION = ["runtime_options", "INFERENCE_PRECISION_HINT"]  # where a graph names its arithmetic: f32, bf16
 _HEAD = 256  # bytes of a graph in which it says that it is one

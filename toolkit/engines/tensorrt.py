@@ -15,7 +15,6 @@ from toolkit.engines import onnxruntime
 from toolkit.errors import InputError
 
 NAME = "tensorrt"
-SUFFIX = ".onnx"
 NUMERICS_ONLY = True
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from toolkit.tasks.task import Task
 
 NAME = "torch"
-SUFFIX = ".safetensors"
 _BATCH = 32
 
 

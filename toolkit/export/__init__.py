@@ -16,9 +16,11 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from toolkit import engines
 from toolkit.engines import Arrays
 from toolkit.errors import InputError
 
@@ -41,13 +43,45 @@ class FormatModule(Protocol):
     ) -> tuple[dict[str, Any], dict[str, Any]]: ...
 
 
-# Adding a format: one file in this folder and one line here.
-_MODULES = {
-    "onnx": "toolkit.export.onnx",
-    "litert": "toolkit.export.litert",
-    "openvino": "toolkit.export.openvino",
-    "executorch": "toolkit.export.executorch",
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a format without importing it."""
+
+    exporting: tuple[str, ...]  # packages whose versions an export depends on
+    quantizing: tuple[str, ...]  # and a quantization
+    effort: int  # how long an export takes beside the others: the highest begins first
+    from_onnx: bool = False  # a model that came as an ONNX file can be written in it
+    own_calibration: tuple[str, ...] | None = None  # its quantizer finds the ranges itself, in these ways
+
+
+# Adding a format: one file in this folder and one entry here.
+KINDS: dict[str, Kind] = {
+    "onnx": Kind(
+        exporting=("torch", "transformers", "onnx", "onnx-ir", "onnxscript"),
+        quantizing=("onnx", "onnxruntime"),
+        effort=0,
+        from_onnx=True,
+    ),
+    "litert": Kind(
+        exporting=("torch", "transformers", "litert-torch", "litert-converter", "ai-edge-litert"),
+        quantizing=("ai-edge-quantizer", "ai-edge-litert", "tflite-micro"),
+        effort=2,
+    ),
+    "openvino": Kind(
+        exporting=("torch", "transformers", "onnx", "openvino"),
+        quantizing=("openvino", "nncf"),
+        effort=1,
+        from_onnx=True,
+        own_calibration=("min-max", "percentile"),
+    ),
+    "executorch": Kind(
+        exporting=("torch", "transformers", "executorch", "torchao"),
+        quantizing=("torch", "executorch", "torchao"),
+        effort=3,
+    ),
 }
+EXPORTING = tuple(dict.fromkeys(package for kind in KINDS.values() for package in kind.exporting))
+QUANTIZING = tuple(dict.fromkeys(package for kind in KINDS.values() for package in kind.quantizing))
 OLDEST_OPSET = 13  # of ONNX: the first with a scale per channel, and with the axes of ReduceSum as an input
 # Methods whose ranges of activations come from examples beforehand.
 STATIC = ("static-int8", "integer-int8", "int16-activations")
@@ -56,22 +90,33 @@ NO_INTEGER_TEXTS = (
     "a text encoder masks padding by adding the lowest float there is: a scale of int8 that holds it has no step left "
     "for anything else"
 )
-FORMAT_OF_ENGINE = {
-    "onnxruntime": "onnx",
-    "tensorrt": "onnx",
-    "litert": "litert",
-    "openvino": "openvino",
-    "executorch": "executorch",
-}
-FROM_ONNX = ("onnx", "openvino")  # formats that a model is written in that came as an ONNX file
-OWN_CALIBRATION = {"openvino": ("min-max", "percentile")}  # formats whose own tool finds the ranges, and how it can
 
 
 def get(name: str) -> FormatModule:
     """The format module called `name`. Raises InputError for an unknown name."""
-    if name not in _MODULES:
-        raise InputError(f"Unknown format '{name}'; known: {', '.join(_MODULES)}.")
-    return cast(FormatModule, importlib.import_module(_MODULES[name]))
+    if name not in KINDS:
+        raise InputError(f"Unknown format '{name}'; known: {', '.join(KINDS)}.")
+    return cast(FormatModule, importlib.import_module(f"toolkit.export.{name}"))
+
+
+def settings(
+    engine: str,
+    *,
+    lengths: Sequence[int] | None = None,
+    opset: int | None = None,
+    fix: Mapping[str, int] | None = None,
+    avoid: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The parameters of the stage `export` for an engine, of what its format has any use for: the input `lengths` of a
+    file of fixed shapes; for an ONNX file the highest `opset`, the sizes of axes to `fix`, operators to `avoid`."""
+    form = engines.FORMAT_OF[engine]
+    parameters: dict[str, Any] = {"format": form}
+    if form == "litert":
+        parameters["lengths"] = None if lengths is None else sorted(set(lengths))
+    elif form == "onnx":
+        parameters |= {"ort_fusions": engine == "onnxruntime", "opset": opset}
+        parameters |= {name: given for name, given in (("fix", dict(fix or {})), ("avoid", list(avoid))) if given}
+    return parameters
 
 
 def model_files(artifact: Mapping[str, Any]) -> list[str]:
@@ -97,7 +142,7 @@ def check_method(form: str, engine: str, method: str, known: Mapping[str, Sequen
 
 def check_calibration(form: str, method: str, calibration: str) -> None:
     """Refuse a way to find ranges that a format's own tool has not. Raises InputError."""
-    known = OWN_CALIBRATION.get(form)
+    known = KINDS[form].own_calibration
     if known is not None and method in STATIC and calibration not in known:
         raise InputError(
             f"--calibration {calibration}: the ranges of {form} files are found by its own quantizer, which knows "

@@ -20,7 +20,7 @@ from toolkit.errors import InputError
 from toolkit.stages import Context
 
 VERSION = 2
-LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert", "tokenizers", "openvino", "executorch")
+LIBRARIES = engines.DISTRIBUTIONS
 
 
 class Parameters(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,10 +16,7 @@ from toolkit.tasks import lengths as input_lengths
 from toolkit.tasks.task import SPLITS
 
 VERSION = 10
-LIBRARIES = (
-    "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "litert-torch", "litert-converter", "ai-edge-litert",
-    "openvino", "executorch", "torchao",
-)  # fmt: skip
+LIBRARIES = formats.EXPORTING
 
 
 class Parameters(BaseModel):
@@ -27,7 +24,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "litert", "openvino", "executorch"]
+    format: str  # one of toolkit/export
     lengths: list[int] | None = None  # input lengths of a fixed-shape format; None: chosen from the data
     most_lengths: int = input_lengths.MOST_BUCKETS  # how many may be chosen
     encoding: dict[str, Any] = {}  # settings of the encoder, from which shapes and lengths follow

@@ -20,7 +20,7 @@ from toolkit.bench import measure, statistics
 from toolkit.stages import Context, evaluate
 
 VERSION = 6
-LIBRARIES = ("torch", "transformers", "onnxruntime", "ai-edge-litert", "openvino", "executorch")
+LIBRARIES = engines.DISTRIBUTIONS
 EXAMPLES = 30
 ROUNDS = 6
 

@@ -27,10 +27,7 @@ from toolkit.stages import Context, evaluate
 from toolkit.storage import write_json
 
 VERSION = 6
-LIBRARIES = (
-    "onnx", "onnxruntime", "ai-edge-quantizer", "ai-edge-litert", "tokenizers", "tflite-micro", "openvino", "nncf",
-    "torch", "executorch", "torchao",
-)  # fmt: skip
+LIBRARIES = (*formats.QUANTIZING, "tokenizers")
 
 Method = Literal[
     "dynamic-int8", "static-int8", "integer-int8", "int16-activations", "weight-int8", "weight-int4", "fp16", "bf16"

@@ -9,6 +9,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from toolkit import rules, shipped, strict_yaml
+from toolkit.engines import KINDS
 from toolkit.errors import InputError
 from toolkit.target import shared
 from toolkit.target.files import families, load_file
@@ -16,10 +17,6 @@ from toolkit.target.schema import EngineSupport, Target
 
 # Keys that hold no fact about the hardware: a setting, and what has a source of its own.
 _NO_FACTS = ("schema_version", "cpu.threads", "images", "sources")
-# By engine.
-_DELEGATES = {
-    "litert": ("xnnpack", "edgetpu"), "onnxruntime": (), "tensorrt": ("dla",), "openvino": (), "executorch": (),
-}  # fmt: skip
 _SETTING = ".max_fallback"
 
 
@@ -106,7 +103,7 @@ def _rules_fit(engine: EngineSupport) -> Iterator[str]:
     if (
         engine.delegate is not None
         and not missing
-        and rules.load(engine.delegate).engine not in _DELEGATES[engine.name]
+        and rules.load(engine.delegate).engine not in KINDS[engine.name].delegates
     ):
         yield f"engines.{engine.name}: the rule table '{engine.delegate}' is of no delegate of {engine.name}"
     if engine.rules is None or missing:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from toolkit import engines
+from toolkit.errors import InputError
 from toolkit.target import shared
 from toolkit.target.calibration import Calibration
 from toolkit.target.shared import Image
@@ -22,11 +24,21 @@ DEFAULT_FALLBACK = 0.1  # share of the multiply-adds
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]  # of the artifacts that this toolkit makes
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int16", "int8", "int4", "int4-weights"]
-EngineName = Literal["onnxruntime", "litert", "tensorrt", "openvino", "executorch"]
 Processor = Literal["cpu", "gpu", "npu", "dla"]
 Confidence = Literal["read", "measured", "derived", "recalled"]
 Kind = Literal["x86", "board", "jetson", "phone", "apple", "gpu", "npu", "mcu"]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+def _engine(name: str) -> str:
+    """`name`, if it is an engine that artifacts are made for. Raises ValueError, which is what pydantic reports."""
+    try:
+        return engines.exported_for(name)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+EngineName = Annotated[str, AfterValidator(_engine)]
 
 
 class _Strict(BaseModel):
