@@ -21,7 +21,7 @@ import numpy as np
 import toolkit
 from toolkit import conversion, demo
 from toolkit import data as tables
-from toolkit.bench import measure, statistics
+from toolkit.bench import loops, statistics
 from toolkit.devices import local
 from toolkit.stages import measure as stage
 from toolkit.storage import write_json
@@ -39,11 +39,11 @@ def trial(bundle: Path, texts: list[str], seed: int) -> statistics.Comparison:
     encoder = toolkit.load(bundle).encoder
     inputs = [encoder(text) for text in texts]
 
-    def load() -> measure.Runner:
+    def load() -> loops.Runner:
         engine = toolkit.load(bundle).engine
-        return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
+        return loops.Runner(lambda index: engine.run(inputs[index]), engine.close)
 
-    times = measure.interleave({"a": load, "b": load}, len(texts), stage.ROUNDS, seed)
+    times = loops.interleave({"a": load, "b": load}, len(texts), stage.ROUNDS, seed)
     return statistics.compare(times["a"], times["b"], seed)
 
 

@@ -26,7 +26,7 @@ import yaml
 
 import toolkit
 from toolkit import conversion, planning, steps, tasks
-from toolkit.bench import measure, statistics
+from toolkit.bench import loops, statistics
 from toolkit.cli.output import reporting
 from toolkit.devices import local
 from toolkit.errors import RefusedError
@@ -88,15 +88,15 @@ def converted(
 def timed(bundles: dict[str, Any], images: list[Any], rounds: int) -> dict[str, list[list[float]]]:
     """Seconds per build, round and image: the engines in turn, inputs prepared beforehand."""
 
-    def load(bundle: Any, inputs: list[Any]) -> measure.Runner:
+    def load(bundle: Any, inputs: list[Any]) -> loops.Runner:
         engine = toolkit.load(bundle.path).engine
-        return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
+        return loops.Runner(lambda index: engine.run(inputs[index]), engine.close)
 
     builds = {}
     for name, bundle in bundles.items():
         encoder = toolkit.load(bundle.path).encoder
         builds[name] = partial(load, bundle, [encoder(each) for each in images])
-    return measure.interleave(builds, len(images), rounds)
+    return loops.interleave(builds, len(images), rounds)
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
                     "accepted": bundle.summary["accepted"],
                     "accuracy": bundle.summary["score"]["after"],
                     "size_bytes": bundle.manifest["artifact"]["size_bytes"],
-                    **statistics.summarize(measure.per_example(times[name])),
+                    **statistics.summarize(loops.per_example(times[name])),
                     "faster": {"ratio": 1 / against.ratio, "low": 1 / against.high, "high": 1 / against.low},
                 }
             )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import toolkit
-from toolkit.bench import measure, statistics
+from toolkit.bench import loops, statistics
 from toolkit.engines import torch as torch_engine
 
 Run = Callable[[dict[str, Any]], Any]
@@ -186,19 +186,19 @@ class Bench:
         """Seconds per build, round and text: all builds in turn, inputs made beforehand."""
         exact = [self.encoder(text) for text in texts]
 
-        def peer(load: Load) -> measure.Runner:
+        def peer(load: Load) -> loops.Runner:
             run = load()
-            return measure.Runner(lambda index: run(exact[index]))
+            return loops.Runner(lambda index: run(exact[index]))
 
-        def own(bundle: Path, inputs: list[dict[str, Any]]) -> measure.Runner:
+        def own(bundle: Path, inputs: list[dict[str, Any]]) -> loops.Runner:
             engine = toolkit.load(bundle).engine
-            return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
+            return loops.Runner(lambda index: engine.run(inputs[index]), engine.close)
 
         builds = {name: partial(peer, load) for name, load in self.builds.items()}
         for name, bundle in self.bundles.items():
             encoder = toolkit.load(bundle).encoder
             builds[name] = partial(own, bundle, [encoder(text) for text in texts])
-        return measure.interleave(builds, len(texts), rounds)
+        return loops.interleave(builds, len(texts), rounds)
 
     def real_texts(self, count: int) -> list[str]:
         """Held-out sentences, drawn at random from seed 0, the shortest first."""
@@ -213,7 +213,7 @@ class Bench:
 
 def compared(times: dict[str, list[list[float]]], ours: str, rivals: Sequence[str]) -> dict[str, Any]:
     """Every build's latency, and `ours` against each of them and against the fastest of `rivals`."""
-    medians = {name: measure.per_example(values) for name, values in times.items()}
+    medians = {name: loops.per_example(values) for name, values in times.items()}
     best = min(rivals, key=lambda name: sum(medians[name]))
     against = statistics.compare(times[ours], times[best])
     return {

@@ -27,7 +27,7 @@ import numpy as np
 
 from toolkit import builds, engines, rules, steps
 from toolkit import target as targets
-from toolkit.bench import measure, statistics
+from toolkit.bench import loops, statistics
 from toolkit.devices import local
 from toolkit.rules import onnx_graph
 from toolkit.runner import library_versions
@@ -92,7 +92,7 @@ def quantized_by_onnxruntime(source: Path, output: Path) -> Path:
     return output
 
 
-def loaded(artifact: Path, data: Path, examples: int) -> tuple[Callable[[], measure.Runner], int]:
+def loaded(artifact: Path, data: Path, examples: int) -> tuple[Callable[[], loops.Runner], int]:
     """What loads an artifact with examples of a data file, sorted by their lengths as the model is given them, and the
     bytes of its file."""
     build = builds.open_build(artifact)
@@ -101,16 +101,16 @@ def loaded(artifact: Path, data: Path, examples: int) -> tuple[Callable[[], meas
     path, engine = build.path, json.loads((artifact / "artifact.json").read_text(encoding="utf-8"))["engine"]
     build.close()
 
-    def load() -> measure.Runner:
+    def load() -> loops.Runner:
         made = engines.get(engine).load(path)
-        return measure.Runner(lambda index: made.run(inputs[index]), made.close)
+        return loops.Runner(lambda index: made.run(inputs[index]), made.close)
 
     return load, path.stat().st_size
 
 
 def runtimes(checkpoint: str, kind: str, calibration: str, data: Path, folder: Path) -> dict[str, Any]:
     """A model in every runtime and precision: bytes, milliseconds, and its time against the first runtime's."""
-    runners: dict[str, Callable[[], measure.Runner]] = {}
+    runners: dict[str, Callable[[], loops.Runner]] = {}
     found: dict[str, dict[str, Any]] = {}
     for engine in RUNTIMES:
         for method in (None, INT8[kind]):
@@ -123,10 +123,10 @@ def runtimes(checkpoint: str, kind: str, calibration: str, data: Path, folder: P
                 steps.quantize(str(folder / f"{engine}-fp32"), str(artifact), method=method, options=given)
             runners[name], size = loaded(artifact, data, EXAMPLES)
             found[name] = {"bytes": size}
-    times = measure.interleave(runners, EXAMPLES, ROUNDS)
+    times = loops.interleave(runners, EXAMPLES, ROUNDS)
     first = next(iter(RUNTIMES))
     for name, seconds in times.items():
-        found[name] |= {"ms": statistics.summarize(measure.per_example(seconds))["mean_ms"]}
+        found[name] |= {"ms": statistics.summarize(loops.per_example(seconds))["mean_ms"]}
         against = f"{first} {name.split()[1]}"
         if name != against:
             found[name] |= {"against": against, **statistics.compare(seconds, times[against]).as_dict()}

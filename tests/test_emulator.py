@@ -15,7 +15,7 @@ from tests.conftest import run_toolkit
 from tests.networks import CLASSES, image_folder, pattern
 from tests.refusals import assert_refused, in_process
 from toolkit import engines, steps, tasks
-from toolkit.devices import emulator, emulator_setup
+from toolkit.devices import Settings, emulator, emulator_setup
 from toolkit.errors import InputError, MissingDependencyError
 
 NAMES = ("total", "load", "store", "branch", "fma_fp32", "fma_fp16", "widening_int", "dot_int8", "matrix_int8")
@@ -88,7 +88,7 @@ def counted(folder: Path, cpu: str, cache: Path, examples: int = 1) -> tuple[lis
     """What an artifact does on an emulated CPU and what it answers here."""
     engine, described = folder.name.split()[0], json.loads((folder / "artifact.json").read_text())
     inputs = inputs_of(folder)[:examples]
-    found = emulator.connect(f"emulator://{cpu}", cache).count(engine, folder / described["path"], inputs)
+    found = emulator.connect(f"emulator://{cpu}", Settings(cache)).count(engine, folder / described["path"], inputs)
     here = engines.get(engine).load(folder / described["path"])
     return found, [here.run(each) for each in inputs]
 
@@ -112,7 +112,9 @@ def test_instructions_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_cpu_shows_its_own_instruction_sets(cache_folder: Path) -> None:
-    old, new = (emulator.connect(f"emulator://{cpu}", cache_folder).describe() for cpu in ("cortex-a53", "cortex-a76"))
+    old, new = (
+        emulator.connect(f"emulator://{cpu}", Settings(cache_folder)).describe() for cpu in ("cortex-a53", "cortex-a76")
+    )
     assert "asimddp" in new["isa"]
     assert "asimddp" not in old["isa"]
     assert (old["kind"], old["cpu_model"], old["architecture"]) == ("emulated", "Cortex-A53", "aarch64")
@@ -181,11 +183,11 @@ def test_what_cannot_be_is_one_message(
     assert "toolkit devices setup emulator" in done.stderr
     damaged = tmp_path / "model.tflite"
     damaged.write_bytes(b"\0" * 1000)
-    device = emulator.connect("emulator://cortex-a53", cache_folder)
+    device = emulator.connect("emulator://cortex-a53", Settings(cache_folder))
     with pytest.raises(InputError, match=r"litert cannot run .*model\.tflite"):
         device.count("litert", damaged, inputs_of(artifacts["litert int8"]))
     with pytest.raises(InputError, match=r"did not end within 0\.5 s"):
-        device.run(["-c", "while True: pass"], timeout_seconds=0.5)
+        device.python(["-c", "while True: pass"], timeout_seconds=0.5)
 
 
 def test_without_the_programs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

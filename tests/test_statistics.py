@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.bench.measure import Runner, interleave, per_example
+from toolkit.bench.loops import Runner, interleave, per_example
 from toolkit.bench.statistics import compare, summarize
 
 EXAMPLES = 40

@@ -1,175 +1,308 @@
-"""The measuring loop, and the child process that benches one bundle.
+"""One step of a benchmark, in a process of its own on the device.
 
-    python -m toolkit.bench.measure REQUEST.json
+    python -m toolkit.bench.measure STEP.json
 
-The child imports what an app would import (numpy, tokenizers, the bundle's engine), so its memory and its cold
-start are an app's. Needs nothing but the runtime.
+The process imports what an app would import (numpy, tokenizers, the bundle's engine), so its memory and its cold start
+are an app's. A step is one of `STEPS`; its result is JSON. Needs nothing but the runtime. Times are in seconds, of
+`time.perf_counter`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toolkit.bench import statistics
+from toolkit.bench import conditions, energy, loops, memory
 
-_WARM_UP_WINDOW = 5
-_WARM_UP_LIMIT = 60
-
-
-@dataclass(frozen=True)
-class Runner:
-    """A build that is loaded: `run` takes the number of an example."""
-
-    run: Callable[[int], Any]
-    close: Callable[[], None] = lambda: None
+Progress = Callable[[int, int, str], None]
+PARTS = ("preprocessing", "inference", "postprocessing")
+IDLE_SECONDS = 2.0
+_WINDOW_SECONDS = 5.0  # of a curve
 
 
-def warm_up(run: Callable[[int], Any], count: int) -> int:
-    """Run until two successive windows take about the same time; returns the runs made."""
-    previous = float("inf")
-    made = 0
-    while made < _WARM_UP_LIMIT:
+class _Timed:
+    """A callable that adds up the seconds that it takes; its other attributes are those of what it stands for."""
+
+    def __init__(self, called: Callable[..., Any], stands_for: Any) -> None:
+        self.seconds = 0.0
+        self._called, self._stands_for = called, stands_for
+
+    def __call__(self, *arguments: Any) -> Any:
         started = time.perf_counter()
-        for index in range(_WARM_UP_WINDOW):
-            run((made + index) % count)
-        took = time.perf_counter() - started
-        made += _WARM_UP_WINDOW
-        if took > 0.95 * previous:
-            break
-        previous = took
-    return made
+        try:
+            return self._called(*arguments)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    run = __call__  # of an engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stands_for, name)
 
 
-def interleave(
-    builds: Mapping[str, Callable[[], Runner]],
-    count: int,
-    rounds: int,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, list[list[float]]]:
-    """Seconds per build, round and example.
+class Queries:
+    """A loaded bundle and examples, raw or encoded: what is timed.
 
-    All builds take turns on every example, in a shuffled order, so that a change of the machine's speed hits them
-    alike. Every round loads them anew, because the same file is some percent faster or slower wherever its memory
-    happens to lie; and because the first to be loaded fares worse than the last, an odd round loads in the reverse of
-    the order before: `statistics.compare` takes two rounds together. Every second example warms up: an engine may
-    prepare itself for each length of input, so examples should come in the order of their lengths.
+    With `sizes` (batch, length) the examples are encoded beforehand and repeated to that size, and only the inference
+    is timed. Raises InputError if the bundle's file does not take them.
     """
-    generator = np.random.default_rng(seed)
-    times: dict[str, list[list[float]]] = {name: [] for name in builds}
-    order = list(builds)
-    for round_number in range(rounds):
-        order = [order[int(i)] for i in generator.permutation(len(order))] if round_number % 2 == 0 else order[::-1]
-        runners = {name: builds[name]() for name in order}
-        # In turn, for builds that are warmed one after the other are cold again when they are timed.
-        for index in range(0, count, 2):
-            for runner in runners.values():
-                runner.run(index)
-        for name in order:
-            times[name].append([])
-        for index in range(count):
-            for position in generator.permutation(len(order)):
-                name = order[int(position)]
-                started = time.perf_counter()
-                runners[name].run(index)
-                times[name][-1].append(time.perf_counter() - started)
-            if progress:
-                progress(round_number * count + index + 1, rounds * count)
-        for runner in runners.values():
-            runner.close()
-    return times
+
+    def __init__(self, step: Mapping[str, Any], folder: str | None = None) -> None:
+        import toolkit
+
+        self.pipeline = toolkit.load(folder or step["bundle"], threads=step.get("threads"))
+        files = self.pipeline.manifest.path("golden")
+        self.examples = [self.pipeline.read(recorded, files) for recorded in step["examples"]]
+        sizes = step.get("sizes")
+        self._encoded = None
+        if sizes:
+            from toolkit.bench import sizes as resizing
+
+            artifact = self.pipeline.manifest.data["artifact"]
+            self._encoded = [resizing.resized(self.pipeline.encoder(each), artifact, sizes) for each in self.examples]
+        self.pipeline.watch(lambda encoder: _Timed(encoder, encoder), lambda engine: _Timed(engine.run, engine))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def run(self, index: int) -> tuple[float, float, float]:
+        """One query: the seconds of its `PARTS`. An engine hands its outputs over as arrays in this process's memory,
+        so that none gives back the call before it has computed them."""
+        encoder: Any = self.pipeline.encoder
+        engine: Any = self.pipeline.engine
+        encoder.seconds = engine.seconds = 0.0
+        if self._encoded is not None:
+            engine.run(self._encoded[index])
+            return 0.0, engine.seconds, 0.0
+        started = time.perf_counter()
+        self.pipeline.predict(self.examples[index])
+        whole = time.perf_counter() - started
+        return encoder.seconds, engine.seconds, whole - encoder.seconds - engine.seconds
+
+    def close(self) -> None:
+        self.pipeline.close()
 
 
-def per_example(times: Sequence[Sequence[float]]) -> list[float]:
-    """The median over rounds of each example: a burst of other work on the machine touches one round."""
-    return [float(value) for value in np.median(np.asarray(times), axis=0)]
-
-
-def _memory() -> dict[str, int | str]:
-    """Resident and private memory of this process in bytes, as Linux tells it."""
-    wanted = {"VmRSS": "rss_bytes", "VmHWM": "peak_rss_bytes"}
-    found: dict[str, int | str] = dict.fromkeys(wanted.values(), "not available")
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key in wanted:
-                found[wanted[key]] = int(value.split()[0]) * 1024
-    except OSError:
-        pass
-    return found
-
-
-def bench_bundle(request: Mapping[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Cold start, latency over the given examples, throughput and memory of one bundle."""
-    import toolkit
-
-    before = _memory()
-    started = time.perf_counter()
-    pipeline = toolkit.load(request["bundle"], threads=request["threads"])
-    loaded = time.perf_counter()
-    files = pipeline.manifest.path("golden")
-    examples = [pipeline.read(recorded, files) for recorded in request["examples"]]
-    pipeline.predict(examples[0])
-    first = time.perf_counter()
-    after_first = _memory()
-
-    warm_ups = warm_up(lambda i: pipeline.predict(examples[i]), len(examples))
-    end_to_end: list[float] = []
-    preprocessing: list[float] = []
+def start(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """A cold start as an app has it, and the memory that the model takes: alone in this process."""
+    entered = step["entered"]
+    before, gpu_before = memory.now(), memory.gpu_used()
     began = time.perf_counter()
-    while len(end_to_end) < request["minimum_runs"] or time.perf_counter() - began < request["seconds"]:
-        example = examples[len(end_to_end) % len(examples)]
-        start = time.perf_counter()
-        pipeline.encoder(example)
-        middle = time.perf_counter()
-        pipeline.predict(example)
-        end_to_end.append(time.perf_counter() - middle)
-        preprocessing.append(middle - start)
-        elapsed = time.perf_counter() - began
-        progress(int(min(elapsed, request["seconds"]) * 10), int(request["seconds"] * 10), "timing")
-    memory = _memory()
+    queries = Queries(step)
+    loaded = time.perf_counter()
+    after_load = memory.now()
+    began_first = time.perf_counter()
+    queries.run(0)
+    first = time.perf_counter()
+    after_first = memory.now()
+    for index in range(len(queries)):
+        queries.run(index)
+    memory.reset_peak()
+    for index in range(len(queries)):
+        queries.run(index)
+    running = memory.now()
+    gpu_after = memory.gpu_used()
     return {
-        "latency": statistics.summarize(end_to_end),
-        "preprocessing": statistics.summarize(preprocessing),
-        "throughput_per_s": round(len(end_to_end) / sum(end_to_end), 2),
-        "cold_start": {
-            "process_ms": round((request["entered"] - request["started"]) * 1e3, 3),
-            "load_ms": round((loaded - started) * 1e3, 3),
-            "first_inference_ms": round((first - loaded) * 1e3, 3),
-        },
+        "process_s": entered - step["spawned"],
+        "load_s": loaded - began,
+        "first_inference_s": first - began_first,
         "memory": {
-            "before_load_rss_bytes": before["rss_bytes"],
-            "after_first_inference_rss_bytes": after_first["rss_bytes"],
-            "peak_rss_bytes": memory["peak_rss_bytes"],
+            "before_load": before,
+            "after_load": after_load,
+            "after_first_inference": after_first,
+            "running": running,
+            "peak_rss_bytes": max(filter(None, (m["peak_rss_bytes"] for m in (after_first, running))), default=None),
+            "gpu_bytes": gpu_after - gpu_before if gpu_before is not None and gpu_after is not None else None,
         },
-        "warm_up_runs": warm_ups,
-        "engine": pipeline.engine.describe(),
+        "engine": queries.pipeline.engine.describe(),
     }
 
 
-def main(request_file: str) -> int:
-    """Bench the bundle that `request_file` describes and write the record it names."""
-    from toolkit.child import die_with_parent, reporter
+def times(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Queries one after the other, in rounds that load the bundle anew, as the same file is some percent faster or
+    slower wherever its memory happens to lie.
+
+    `seconds` and `queries` are the least of all rounds together. A round takes the examples in an order drawn anew.
+    """
+    generator = np.random.default_rng(step["seed"])
+    rounds: list[dict[str, list[float]]] = []
+    warm_ups: list[int] = []
+    stable = True
+    meters = energy.find()
+    idle = _idle_watts(meters)
+    others = conditions.Others()
+    spent, joules = 0.0, dict.fromkeys((meter.name for meter in meters), 0.0)
+    for number in range(step["rounds"]):
+        queries = Queries(step)
+        progress(number, step["rounds"], f"round {number + 1} of {step['rounds']}: warming up")
+        made, settled = loops.warm_up(queries.run, len(queries))
+        warm_ups.append(made)
+        stable = stable and settled
+        parts: dict[str, list[float]] = {name: [] for name in PARTS}
+        least = step["queries"] / step["rounds"]
+        before = {meter.name: meter.read() for meter in meters}
+        began = time.perf_counter()
+        while len(parts["inference"]) < least or time.perf_counter() - began < step["seconds"] / step["rounds"]:
+            for index in generator.permutation(len(queries)):
+                for name, seconds in zip(PARTS, queries.run(int(index)), strict=True):
+                    parts[name].append(seconds)
+                if len(parts["inference"]) >= least and (
+                    time.perf_counter() - began >= step["seconds"] / step["rounds"]
+                ):
+                    break
+            progress(number, step["rounds"], f"round {number + 1} of {step['rounds']}: timing")
+        spent += time.perf_counter() - began
+        for meter in meters:
+            joules[meter.name] += meter.read() - before[meter.name]
+        rounds.append(parts)
+        engine = queries.pipeline.engine.describe()
+        queries.close()
+    progress(step["rounds"], step["rounds"], "done")
+    for meter in meters:
+        meter.close()
+    return {
+        "rounds": rounds,
+        "warm_up_runs": warm_ups,
+        "stable": stable,
+        "engine": engine,
+        "others": others.read({os.getpid(), os.getppid()}),
+        "energy": [
+            {
+                "meter": meter.name, "covers": meter.covers, "joules": joules[meter.name],
+                "idle_watts": idle[meter.name], "seconds": spent,
+            }
+            for meter in meters
+        ],
+    }  # fmt: skip
+
+
+def _idle_watts(meters: Sequence[energy.Meter]) -> dict[str, float]:
+    """What every meter shows while this process waits."""
+    if not meters:
+        return {}
+    before = {meter.name: meter.read() for meter in meters}
+    began = time.perf_counter()
+    time.sleep(IDLE_SECONDS)
+    seconds = time.perf_counter() - began
+    return {meter.name: (meter.read() - before[meter.name]) / seconds for meter in meters}
+
+
+def compare(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Several bundles in turn on the same examples, and the first of them once more, against itself."""
+    builds: dict[str, Callable[[], loops.Runner]] = {}
+
+    def loading(folder: str) -> Callable[[], loops.Runner]:
+        def load() -> loops.Runner:
+            queries = Queries(step, folder)
+            return loops.Runner(queries.run, queries.close)
+
+        return load
+
+    names = [*step["bundles"], step["bundles"][0]]
+    for number, folder in enumerate(names):
+        builds[str(number)] = loading(folder)
+    others = conditions.Others()
+    found = loops.interleave_for(
+        builds, len(step["examples"]), step["seconds"], step["rounds"], step["seed"],
+        lambda done, total: progress(done, total, f"timing {len(step['bundles'])} bundles in turn"),
+    )  # fmt: skip
+    return {
+        "times": [found[str(number)] for number in range(len(names))],
+        "others": others.read({os.getpid(), os.getppid()}),
+    }
+
+
+def sustain(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """One load that is kept busy for long: latencies in windows, with clocks, temperatures and watts beside them."""
+    meters = energy.find()
+    idle = _idle_watts(meters)
+    queries = Queries(step)
+    made, settled = loops.warm_up(queries.run, len(queries))
+    window_seconds = min(_WINDOW_SECONDS, step["seconds"] / 20)
+    windows: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    index = 0
+    while (at := time.perf_counter() - began) < step["seconds"]:
+        before = {meter.name: meter.read() for meter in meters}
+        taken: list[float] = []
+        while time.perf_counter() - began - at < window_seconds:
+            taken.append(sum(queries.run(index % len(queries))))
+            index += 1
+        seconds = time.perf_counter() - began - at
+        windows.append(
+            {
+                "at_s": at,
+                "count": len(taken),
+                "p50_s": float(np.median(taken)),
+                "p99_s": float(np.percentile(taken, 99)),
+                "watts": {meter.name: (meter.read() - before[meter.name]) / seconds for meter in meters},
+                "conditions": {
+                    "clock_mhz": conditions.clocks(),
+                    "temperature_c": conditions.temperatures(),
+                    "throttled": conditions.throttled(),
+                },
+            }
+        )
+        progress(int(at * 10), int(step["seconds"] * 10), f"{at / 60:.0f} min: {np.median(taken) * 1e3:.2f} ms")
+    engine = queries.pipeline.engine.describe()
+    queries.close()
+    for meter in meters:
+        meter.close()
+    return {"windows": windows, "idle_watts": idle, "warm_up_runs": [made], "stable": settled, "engine": engine}
+
+
+def operators(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """The time of every operator of the model, as its runtime's own profiler tells it."""
+    from toolkit import profilers
+
+    queries = Queries(step)
+    arrays = [queries.pipeline.encoder(example) for example in queries.examples]
+    manifest = queries.pipeline.manifest
+    queries.close()
+    profiler = profilers.get(manifest.engine)
+    found = profiler.profile(manifest.artifact, step.get("threads") or manifest.threads, arrays, step["runs"])
+    return {"operators": [each.as_dict() for each in found], "source": profiler.SOURCE}
+
+
+STEPS: dict[str, Callable[[Mapping[str, Any], Progress], dict[str, Any]]] = {
+    "start": start,
+    "times": times,
+    "compare": compare,
+    "sustain": sustain,
+    "operators": operators,
+}
+
+
+def main(step_file: str) -> int:
+    """Run the step that `step_file` describes and write the result that it names."""
+    entered = time.monotonic()
+    from toolkit.child import die_with_parent
     from toolkit.errors import ToolkitError
     from toolkit.storage import write_json
 
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
-    request["entered"] = time.time()
-    die_with_parent(int(request["parent"]))
+    step = {**json.loads(Path(step_file).read_text(encoding="utf-8")), "entered": entered}
+    die_with_parent(int(step["parent"]))
+    shown = 0.0
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 0.2 or done >= total:
+            shown = time.monotonic()
+            print(json.dumps({"done": done, "total": total, "text": text}), flush=True)
+
     try:
-        record = bench_bundle(request, reporter(int(request["progress"])))
+        result = STEPS[step["what"]](step, progress)
     except ToolkitError as error:
-        write_json(Path(request["result"]), {"error": str(error), "exit_code": error.exit_code})
+        write_json(Path(step["result"]), {"error": str(error), "exit_code": error.exit_code})
         return 1
-    write_json(Path(request["result"]), record)
+    write_json(Path(step["result"]), result)
     return 0
 
 

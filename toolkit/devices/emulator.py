@@ -14,13 +14,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from toolkit.devices import emulator_setup, guest_inference
+from toolkit.bench.encoding import compared, encoded
+from toolkit.devices import Outcome, Progress, Settings, emulator_setup, guest_inference
 from toolkit.engines import Arrays
-from toolkit.errors import InputError, MissingDependencyError
+from toolkit.errors import InputError, MissingDependencyError, ToolkitError
 
-SCHEME = "emulator://"
+SCHEME = "emulator"
+CLOCK = "none: instructions are counted"
+EXAMPLES = 3  # that are counted, of those that are given
 RUNS = 5  # of which the least counts: now and then the allocator does more
 TIMEOUT_SECONDS = 600.0
 
@@ -60,33 +63,36 @@ class Counted:
     answers: Arrays
 
 
-@dataclass(frozen=True)
 class Emulator:
     """A guest that is set up, as one CPU."""
 
-    cpu: str
-    guest: Path
+    kind: Literal["emulated"] = "emulated"
+    clock = CLOCK
+    here = True
+    steps = frozenset({"count"})
 
-    @property
-    def name(self) -> str:
-        return f"{SCHEME}{self.cpu}"
+    def __init__(self, cpu: str, guest: Path) -> None:
+        self.cpu, self.guest = cpu, guest
+        self.address = f"{SCHEME}://{cpu}"
+        self._features: list[str] = []
 
     def describe(self) -> dict[str, Any]:
         """The CPU, its instruction sets and what runs on it."""
         done = subprocess.run([emulator_setup.QEMU, "--version"], capture_output=True, text=True, check=True)
         version = re.search(r"version ([\d.]+)", done.stdout)
         return {
-            "name": self.name,
+            "device": self.address,
+            "title": f"{CPUS[self.cpu].title}, emulated",
             "kind": "emulated",
-            "clock": "none: instructions are counted",
+            "clock": CLOCK,
             "cpu_model": CPUS[self.cpu].title,
             "architecture": "aarch64",
-            "isa": self._features(),
+            "isa": self.features(),
             "qemu": version.group(1) if version else None,
             **emulator_setup.read(self.guest),
         }
 
-    def run(
+    def python(
         self, arguments: Sequence[str], *, counts: Path | None = None, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run the guest's Python with `arguments`; `counts` is where the counter writes. Raises InputError if it does
@@ -105,7 +111,7 @@ class Emulator:
                     check=False,
                 )
         except subprocess.TimeoutExpired as error:
-            raise InputError(f"{self.name} did not end within {timeout_seconds:g} s.") from error
+            raise InputError(f"{self.address} did not end within {timeout_seconds:g} s.") from error
 
     def count(self, engine: str, model: Path, examples: Sequence[Arrays], runs: int = RUNS) -> list[Counted]:
         """One inference of each example, on one thread. Raises InputError if the engine fails there."""
@@ -117,20 +123,56 @@ class Emulator:
                 "answers": str(folder / "answers.npz"),
             }  # fmt: skip
             (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-            done = self.run(
+            done = self.python(
                 ["-m", "toolkit.devices.guest_inference", str(folder / "request.json")], counts=folder / "counts"
             )
             if done.returncode:
                 said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-                raise InputError(f"{self.name}: {engine} cannot run {model}: {said[-1]}")
+                raise InputError(f"{self.address}: {engine} cannot run {model}: {said[-1]}")
             answers = guest_inference.load(folder / "answers.npz")
             found = _between_marks(folder / "counts")
         if len(found) != runs * len(answers):
-            raise InputError(f"{self.name}: {len(found)} inferences were counted, of {runs * len(answers)}.")
+            raise InputError(f"{self.address}: {len(found)} inferences were counted, of {runs * len(answers)}.")
         return [
             Counted(min(found[number * runs : (number + 1) * runs], key=lambda each: each["total"]), said)
             for number, said in enumerate(answers)
         ]
+
+    def push(self, source: Path, name: str) -> str:
+        """Nothing has to be brought: the guest sees this machine's files."""
+        return str(source.resolve())
+
+    def _counted(self, step: dict[str, Any]) -> dict[str, Any]:
+        """The instructions of at most `EXAMPLES` of a step's examples, and how the answers compare with those of this
+        machine's engine."""
+        folder = Path(step["bundle"])
+        manifest, inputs = encoded(folder, step["examples"][:EXAMPLES], step.get("sizes"))
+        found = self.count(manifest.engine, manifest.artifact, inputs)
+        return {
+            "engine": {"engine": manifest.engine, "threads": 1},
+            "instructions": [each.instructions for each in found],
+            "answers": compared(manifest, inputs, [each.answers for each in found]),
+        }
+
+    def run(self, steps: list[dict[str, Any]], progress: Progress) -> Outcome:
+        """Count, one step after the other."""
+        outcome = Outcome([None] * len(steps))
+        for number, step in enumerate(steps):
+            progress(number, len(steps), f"{step['what']} on {CPUS[self.cpu].title}")
+            try:
+                outcome.results[number] = self._counted(step)
+            except ToolkitError as error:
+                outcome.failed = {"kind": "error", "error": str(error), "exit_code": error.exit_code}
+                break
+        progress(len(steps), len(steps), "done")
+        return outcome
+
+    def pull(self, name: str) -> bytes:
+        """Nothing is left there."""
+        raise InputError(f"{self.address} keeps no files.")
+
+    def close(self) -> None:
+        """Nothing is left there."""
 
     def _python(self) -> str:
         version = emulator_setup.read(self.guest)["python"]
@@ -150,8 +192,10 @@ class Emulator:
             "LC_ALL": "C.UTF-8",
         }
 
-    def _features(self) -> list[str]:
+    def features(self) -> list[str]:
         """The instruction sets that this CPU tells its programs of."""
+        if self._features:
+            return self._features
         root = self.guest / "root"
         command = [emulator_setup.QEMU, "-cpu", self.cpu, "-L", str(root), "-E", "LD_SHOW_AUXV=1", self._python()]
         done = subprocess.run([*command, "-S", "-c", ""], capture_output=True, text=True, env={}, check=False)
@@ -161,7 +205,8 @@ class Emulator:
             bits = int(told.group(1), 16) if told else 0
             found += [name for number, name in enumerate(names.split()) if bits >> number & 1]
         if not found:
-            raise MissingDependencyError(f"{self.name}: the guest does not start: {done.stderr.strip()[:200]}")
+            raise MissingDependencyError(f"{self.address}: the guest does not start: {done.stderr.strip()[:200]}")
+        self._features = found
         return found
 
     def _view(self, prefix: Path) -> None:
@@ -173,7 +218,7 @@ class Emulator:
         cpu = CPUS[self.cpu]
         (prefix / "proc").mkdir()
         lines = {
-            "processor": "0", "BogoMIPS": "100.00", "Features": " ".join(self._features()),
+            "processor": "0", "BogoMIPS": "100.00", "Features": " ".join(self.features()),
             "CPU implementer": cpu.implementer, "CPU architecture": "8", "CPU variant": cpu.variant,
             "CPU part": cpu.part, "CPU revision": cpu.revision,
         }  # fmt: skip
@@ -192,26 +237,26 @@ class Emulator:
 def addresses() -> dict[str, str]:
     """Every emulated device and what it is."""
     return {
-        f"{SCHEME}{name}": f"{cpu.title}, emulated: answers and counts of instructions" for name, cpu in CPUS.items()
+        f"{SCHEME}://{name}": f"{cpu.title}, emulated: answers and counts of instructions" for name, cpu in CPUS.items()
     }
 
 
 def parse(address: str) -> str:
     """The CPU of `emulator://CPU`. Raises InputError."""
-    cpu = address.removeprefix(SCHEME)
-    if not address.startswith(SCHEME) or cpu not in CPUS:
-        known = ", ".join(f"{SCHEME}{name}" for name in CPUS)
+    scheme, _, cpu = address.partition("://")
+    if scheme != SCHEME or cpu not in CPUS:
+        known = ", ".join(f"{SCHEME}://{name}" for name in CPUS)
         raise InputError(f"'{address}' is no emulated device; known: {known}.")
     return cpu
 
 
-def connect(address: str, cache: Path) -> Emulator:
+def connect(address: str, settings: Settings) -> Emulator:
     """The device at `emulator://CPU`. Raises InputError for an unknown one, MissingDependencyError for one that is not
     set up."""
     cpu = parse(address)
     emulator_setup.tools([emulator_setup.QEMU])
-    guest = emulator_setup.guest_folder(cache)
-    if not emulator_setup.is_ready(cache):
+    guest = emulator_setup.guest_folder(settings.cache)
+    if not emulator_setup.is_ready(settings.cache):
         raise MissingDependencyError(f"{address} is not set up; run: toolkit devices setup emulator")
     return Emulator(cpu, guest)
 

@@ -1,4 +1,4 @@
-"""This machine as a device: what it is, as a fingerprint and as a target."""
+"""This machine as a device: what it is, as a fingerprint and as a target, and the benchmarks that run on it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import os
 import platform
 import re
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from toolkit.devices import Outcome, Progress, Settings
     from toolkit.target import Target
 
-NAME = "local"
+SCHEME = NAME = "local"
 
 # Extensions that inference kernels choose by, as Linux spells them.
 _KNOWN_ISA = (
@@ -173,3 +176,80 @@ def stands_for(target: Target) -> bool:
     here = isa()
     same_class = kernel_class(here, architecture()) == kernel_class(target.cpu.isa, architecture())
     return same_class and set(target.cpu.isa) <= set(here)
+
+
+class Local:
+    """This machine: steps run in processes of it, with the limits of `settings`."""
+
+    address = NAME
+    kind: Literal["measured"] = "measured"
+    clock = "time.perf_counter of the process"
+    here = True
+    steps = frozenset({"start", "times", "compare", "sustain", "operators"})
+
+    def __init__(self, settings: Settings) -> None:
+        from toolkit.bench import runner
+
+        self._settings = settings
+        self._runner = runner
+        self._work = tempfile.TemporaryDirectory(prefix="toolkit-bench-")
+        self._folder = Path(self._work.name)
+        self._runs = 0
+
+    def describe(self) -> dict[str, Any]:
+        """The fingerprint of this machine."""
+        return describe()
+
+    def push(self, source: Path, name: str) -> str:
+        """Nothing has to be brought: the folder's own path."""
+        return str(source.resolve())
+
+    def run(self, steps: list[dict[str, Any]], progress: Progress) -> Outcome:
+        """Run steps by a runner that dies with this process."""
+        from toolkit import silence
+        from toolkit.devices import runs
+        from toolkit.storage import write_json
+
+        self._runs += 1
+        self._folder = Path(self._work.name) / f"run-{self._runs}"
+        self._folder.mkdir()
+        request = {"steps": steps, "limits": self._settings.limits, "parent": os.getpid()}
+        write_json(self._folder / self._runner.REQUEST, request)
+        environ = dict(os.environ)
+        silence.apply(environ)
+        environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent.parent)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "toolkit.bench.runner", str(self._folder)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ,
+            start_new_session=True,  # Ctrl-C reaches this process only, which ends the runner
+        )  # fmt: skip
+        try:
+            return runs.follow(self._read, process, steps, progress)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+    def pull(self, name: str) -> bytes:
+        """A file of the last run."""
+        found = self._read(name)
+        if found is None:
+            from toolkit.errors import InputError
+
+            raise InputError(f"The run on this machine wrote no {name}.")
+        return found
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Remove what the runs wrote."""
+        self._work.cleanup()
+
+
+def connect(address: str, settings: Settings) -> Local:
+    """This machine."""
+    return Local(settings)

@@ -44,12 +44,22 @@ def has_cuda() -> bool:
 class OnnxRuntimeEngine:
     """One session."""
 
-    def __init__(self, path: Path, threads: int, providers: Sequence[str], content: bytes | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        providers: Sequence[str],
+        content: bytes | None = None,
+        profile: Path | None = None,
+    ) -> None:
         ort = _import()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         try:
             self._session = ort.InferenceSession(content or str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime raises a class per status code, all direct children of Exception
@@ -77,13 +87,22 @@ class OnnxRuntimeEngine:
             "outputs": tensors(self._session.get_outputs()),
         }
 
+    def end_profiling(self) -> str:
+        """The file of events of a session that was loaded with `profile`."""
+        return str(self._session.end_profiling())
+
     def close(self) -> None:
         del self._session
 
 
 def load(
-    path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), content: bytes | None = None
+    path: Path,
+    threads: int = 1,
+    providers: Sequence[str] = (CPU,),
+    content: bytes | None = None,
+    profile: Path | None = None,
 ) -> OnnxRuntimeEngine:
     """Load `path` with `threads` intra-op threads, on the first of `providers` that starts; `content` instead of what
-    is in the file. Raises InputError if that is not a model it can run."""
-    return OnnxRuntimeEngine(path, threads, providers, content)
+    is in the file; `profile` is the beginning of the path of a file that every node's times go to. Raises InputError
+    if that is not a model it can run."""
+    return OnnxRuntimeEngine(path, threads, providers, content, profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ class Pipeline(ABC):
         if isinstance(examples, list):
             return [self.predict(example) for example in examples]
         return self.predict(examples)
+
+    def watch(self, encoder: Callable[[Encoder], Any], engine: Callable[[Engine], Any]) -> None:
+        """Have encoder and engine wrapped by those who want to see what passes through them."""
+        self.encoder, self._engine = encoder(self.encoder), engine(self.engine)
 
     def read(self, recorded: Any, folder: Path) -> Any:
         """The raw example that a golden example's `input` stands for; `folder` is where its files lie."""

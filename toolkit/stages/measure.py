@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from toolkit import engines, tasks
-from toolkit.bench import measure, statistics
+from toolkit.bench import loops, statistics
 from toolkit.stages import Context, evaluate
 
 VERSION = 6
@@ -50,15 +50,15 @@ class Parameters(BaseModel):
 
 def _build(
     load: Callable[[], engines.Engine], encode: Callable[[engines.Engine], list[engines.Arrays]]
-) -> Callable[[], measure.Runner]:
+) -> Callable[[], loops.Runner]:
     """Loads a build; its inputs are encoded once, for it knows which it takes."""
     inputs: list[engines.Arrays] = []
 
-    def loaded() -> measure.Runner:
+    def loaded() -> loops.Runner:
         engine = load()
         if not inputs:
             inputs.extend(encode(engine))
-        return measure.Runner(lambda index: engine.run(inputs[index]), engine.close)
+        return loops.Runner(lambda index: engine.run(inputs[index]), engine.close)
 
     return loaded
 
@@ -74,7 +74,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     sizes = task.sizes(drawn, source, parameters.encoding)
     chosen = [drawn[i] for i in sorted(range(len(drawn)), key=lambda i: sizes[i])]
 
-    def artifact(folder: Path, engine: str | None) -> Callable[[], measure.Runner]:
+    def artifact(folder: Path, engine: str | None) -> Callable[[], loops.Runner]:
         described = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
         load = partial(engines.get(engine or described["engine"]).load, folder / described["path"], context.threads)
         return _build(load, partial(encode, folder, described["lengths"], evaluate.names_of(described)))
@@ -83,7 +83,7 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
         encoder = task.encoder(folder, parameters.encoding, inputs=names or engine.input_names, lengths=lengths)
         return [encoder(each) for each in chosen]
 
-    builds: dict[str, Callable[[], measure.Runner]] = {}
+    builds: dict[str, Callable[[], loops.Runner]] = {}
     for candidate in parameters.candidates:
         builds[candidate.name] = artifact(Path(candidate.folder), candidate.engine)
     if parameters.baseline is None:
@@ -99,9 +99,9 @@ def run(source: Path, output: Path, parameters: Parameters, context: Context) ->
     def progress(done: int, total: int) -> None:
         context.progress(done, total, f"timing {len(builds)} builds in turn")
 
-    times = measure.interleave(builds, len(chosen), parameters.rounds, context.seed, progress)
+    times = loops.interleave(builds, len(chosen), parameters.rounds, context.seed, progress)
     (output / "times.json").write_text(json.dumps(times))
-    medians = {name: measure.per_example(values) for name, values in times.items()}
+    medians = {name: loops.per_example(values) for name, values in times.items()}
     return {
         "threads": context.threads,
         "examples": len(chosen),

@@ -1,0 +1,45 @@
+"""Which module of the model an operator of a profile came from."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+
+def of_operators(artifact: Path, engine: str) -> dict[str, str]:
+    """Operator, as the engine's profiler calls it → module; without those that do not say. Raises
+    MissingDependencyError where a package to read the file with is not installed."""
+    if engine == "onnxruntime":
+        return _onnxruntime(artifact)
+    if engine == "openvino":
+        return _openvino(artifact)
+    return {}
+
+
+def _onnxruntime(artifact: Path) -> dict[str, str]:
+    """Of the graph that ONNX Runtime makes of the file, whose nodes are those of its profile."""
+    from toolkit import silence
+
+    silence.apply()
+    import onnxruntime
+
+    from toolkit.export import onnx_file
+    from toolkit.probes import onnx as probe
+
+    with tempfile.TemporaryDirectory(prefix="toolkit-modules-") as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
+        model = onnx_file.read(optimized, weights=False)
+    return {node.name: module for node, module in zip(model.graph.node, probe.scopes(model), strict=True) if module}
+
+
+def _openvino(artifact: Path) -> dict[str, str]:
+    """By the names of operators: OpenVINO's plugin keeps them, and names what it fused after one of its parts."""
+    from toolkit.engines import openvino
+    from toolkit.export.openvino_file import module_of
+
+    found = {operator.get_friendly_name(): module_of(operator) for operator in openvino.read(artifact).get_ordered_ops()}
+    return {name: module for name, module in found.items() if module}
