@@ -31,6 +31,14 @@ class MissingDependencyError(ToolkitError):
     exit_code = 3
 
 
+class StoppedError(ToolkitError):
+    """Something failed on its way, and what it had reached was kept; the exit code is that of what failed."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> MissingDependencyError:
     """The one line that tells which extra to install for `package`."""
     return MissingDependencyError(

@@ -33,6 +33,10 @@ def _onnxruntime(artifact: Path) -> dict[str, str]:
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
         model = onnx_file.read(optimized, weights=False)
+    # The runtime leaves out what the file says of its nodes; those that it did not fuse keep their names.
+    said = {node.name: node.metadata_props for node in onnx_file.read(artifact, weights=False).graph.node}
+    for node in model.graph.node:
+        node.metadata_props.extend(said.get(node.name, ()))
     return {node.name: module for node, module in zip(model.graph.node, probe.scopes(model), strict=True) if module}
 
 
@@ -41,5 +45,7 @@ def _openvino(artifact: Path) -> dict[str, str]:
     from toolkit.engines import openvino
     from toolkit.export.openvino_file import module_of
 
-    found = {operator.get_friendly_name(): module_of(operator) for operator in openvino.read(artifact).get_ordered_ops()}
+    found = {
+        operator.get_friendly_name(): module_of(operator) for operator in openvino.read(artifact).get_ordered_ops()
+    }
     return {name: module for name, module in found.items() if module}

@@ -195,6 +195,7 @@ class Record(_Strict):
     engine: dict[str, Any] | None = None
     latency: Distribution | None = Field(None, description="From the raw example to the prediction")
     parts: dict[str, Distribution] = Field({}, description="preprocessing, inference, postprocessing")
+    round_p50_ms: list[float] = Field([], description="The median of each round, for later comparisons")
     throughput_per_s: float | None = Field(None, description="One query after the other")
     noise: Noise | None = None
     cold_start: ColdStart | None = None
@@ -209,6 +210,39 @@ class Record(_Strict):
     arena: dict[str, Any] | None = Field(None, description="Memory of a microcontroller's interpreter, in bytes")
     cycles: dict[str, Any] | None = Field(None, description="Estimate of a compiler for an NPU")
     answers: dict[str, Any] | None = Field(None, description="How the device's answers compare with the bundle's own")
+    conditions: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    warnings: list[str] = []
+    failure: Failure | None = None
+
+
+class Ratio(_Strict):
+    """How much of the first bundle's time another takes, with a 95 % interval: below 1, it is faster."""
+
+    bundle: str
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "undecided"]
+    how: Literal["in turn", "stored"] = Field(
+        "in turn", description="in turn: both in this run, query by query; stored: against a record of another run"
+    )
+
+
+class ComparisonRecord(_Strict):
+    """Bundles against the first of them, on one device."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["measured", "emulated"]
+    clock: str
+    created: str
+    toolkit: str
+    bundles: list[Bundle]
+    device: Device
+    protocol: Protocol
+    latency: list[Distribution] = Field([], description="Of each bundle; per example the median of the rounds")
+    ratios: list[Ratio] = []
+    noise: Noise | None = Field(None, description="The first bundle against itself, as one more in turn")
     conditions: dict[str, Any] = {}
     others: dict[str, Any] = {}
     warnings: list[str] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from toolkit.bench import record as records
 from toolkit.bench import statistics
 from toolkit.bench.record import Record
 from toolkit.devices import Device, Settings
-from toolkit.errors import InputError
+from toolkit.errors import InputError, MissingDependencyError
 from toolkit.runner import Reporter, Silent
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime.manifest import Manifest
@@ -146,17 +146,17 @@ def _bench(
     made = Record(
         kind=device.kind,
         clock=device.clock,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
         toolkit=toolkit.__version__,
-        bundle=_bundle(manifest),
+        bundle=bundle_of(manifest),
         device=device_of(device.address, facts),
-        protocol=_protocol(wanted, settings, manifest, len(examples), origin),
+        protocol=protocol_of(wanted, settings, manifest, len(examples), origin),
         conditions=outcome.conditions,
         others=outcome.others,
         failure=records.Failure.model_validate(outcome.failed) if outcome.failed else None,
     )
     found = [(step, result) for step, result in zip(steps, outcome.results, strict=True) if result is not None]
-    return warned(_filled(made, found, wanted), wanted)
+    return warned(with_modules(_filled(made, found, wanted), manifest.artifact), wanted)
 
 
 def _steps(
@@ -200,7 +200,13 @@ def _points(wanted: Wanted, threads: int) -> Iterator[tuple[dict[str, int], int]
             yield {**wanted.sizes, name: size}, threads
 
 
-def _bundle(manifest: Manifest) -> records.Bundle:
+def now() -> str:
+    """The time of day for a record."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def bundle_of(manifest: Manifest) -> records.Bundle:
+    """The bundle's part of a record."""
     metrics = manifest.data.get("metrics") or {}
     score = metrics.get("score")
     return records.Bundle(
@@ -224,7 +230,8 @@ def device_of(address: str, facts: Mapping[str, Any]) -> records.Device:
     return records.Device(address=address, title=str(title), fingerprint=sha256_json(stable)[:16], facts=dict(facts))
 
 
-def _protocol(wanted: Wanted, settings: Settings, manifest: Manifest, examples: int, origin: str) -> records.Protocol:
+def protocol_of(wanted: Wanted, settings: Settings, manifest: Manifest, examples: int, origin: str) -> records.Protocol:
+    """The protocol's part of a record, as far as it is known beforehand."""
     sustained = wanted.sustain_seconds is not None
     return records.Protocol.model_validate(
         {
@@ -241,6 +248,7 @@ def _protocol(wanted: Wanted, settings: Settings, manifest: Manifest, examples: 
 
 
 Step = tuple[dict[str, Any], dict[str, Any]]  # what was asked, what it gave
+AnyRecord = TypeVar("AnyRecord", Record, records.ComparisonRecord)
 
 
 def _filled(made: Record, found: Sequence[Step], wanted: Wanted) -> Record:
@@ -282,6 +290,7 @@ def _add_times(made: Record, step: Mapping[str, Any], result: Mapping[str, Any],
             name: records.Distribution.model_validate(statistics.distribution([each[name] for each in rounds], seed))
             for name in rounds[0]
         }
+    made.round_p50_ms = [round(float(np.median(each)) * 1e3, 5) for each in whole]
     count = sum(len(each) for each in whole)
     made.throughput_per_s = round(count / float(sum(each.sum() for each in whole)), 3)
     if len(rounds) >= 4:
@@ -307,16 +316,18 @@ def _energy(found: Mapping[str, Any], count: int) -> records.Energy:
 
 
 def _noise(rounds: Sequence[Mapping[str, Sequence[float]]]) -> records.Noise:
-    """The floor is what the interval of the bundle against itself reaches away from equal."""
+    """Half of the rounds against the other half. The floor is how far the interval reaches away from equal."""
     found = statistics.halves([[sum(parts) for parts in zip(*each.values(), strict=True)] for each in rounds])
+    return noise_of(found, len(rounds))
+
+
+def noise_of(found: statistics.Comparison, rounds: int) -> records.Noise:
+    """The noise of a bundle that was compared with itself."""
     floor = max(abs(np.log(found.low)), abs(np.log(found.high)))
     return records.Noise(
-        floor_percent=round(float(np.expm1(floor)) * 100, 2),
-        ratio=found.ratio,
-        low=found.low,
-        high=found.high,
-        rounds=len(rounds),
-    )
+        floor_percent=round(float(np.expm1(floor)) * 100, 2), ratio=found.ratio, low=found.low, high=found.high,
+        rounds=rounds,
+    )  # fmt: skip
 
 
 def _start(results: Sequence[Mapping[str, Any]]) -> records.ColdStart | None:
@@ -402,7 +413,7 @@ def sustained(windows: Sequence[Mapping[str, Any]]) -> records.Sustained:
     )
 
 
-def warned(made: Record, wanted: Wanted) -> Record:
+def warned(made: AnyRecord, wanted: Wanted) -> AnyRecord:
     """The record with what a reader should be warned of. A floor above the asked precision is a failure."""
     if made.noise is not None:
         floor = made.noise.floor_percent
@@ -441,7 +452,11 @@ def with_modules(made: Record, artifact: Path) -> Record:
         return made
     from toolkit.bench import modules
 
-    places = modules.of_operators(artifact, made.bundle.engine)
-    return made.model_copy(
-        update={"operators": [each.model_copy(update={"module": places.get(each.name)}) for each in made.operators]}
-    )
+    try:
+        places = modules.of_operators(artifact, made.bundle.engine)
+    except MissingDependencyError as error:
+        made.warnings.append(f"operators without their modules: {error}")
+        return made
+    for operator in made.operators:
+        operator.module = places.get(operator.name)
+    return made

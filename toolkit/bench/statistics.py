@@ -83,6 +83,25 @@ def halves(rounds: Sequence[Sequence[float]]) -> Comparison:
     return _interval(float(pairs.mean()), _student(pairs))
 
 
+def independent(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """How much of B's time A needs, by the medians of rounds that were measured at different times.
+
+    Welch's t on their logarithms. What differs between two days is not in the interval: it only says what the rounds
+    say. Raises ValueError for fewer than two rounds of each.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"two rounds of each are needed: {len(a)}, {len(b)}")
+    first, second = np.log(np.asarray(a)), np.log(np.asarray(b))
+    parts = [each.var(ddof=1) / len(each) for each in (first, second)]
+    variance = float(sum(parts))
+    center = float(first.mean() - second.mean())
+    if variance == 0:
+        return _interval(center, 0.0)
+    freedom = variance**2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, (first, second), strict=True))
+    quantile = _STUDENT[max(1, min(int(freedom), len(_STUDENT))) - 1]
+    return _interval(center, quantile * float(np.sqrt(variance)))
+
+
 def _student(pairs: NDArray[np.float64]) -> float:
     """Half of the 95 % interval of the mean of `pairs`."""
     return float(_STUDENT[min(len(pairs) - 1, len(_STUDENT)) - 1] * pairs.std(ddof=1) / np.sqrt(len(pairs)))

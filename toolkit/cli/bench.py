@@ -6,122 +6,107 @@ from typing import Any
 
 import click
 
-from toolkit.cli import output
+from toolkit.cli import options, output
 
 
 @click.command(name="bench")
 @click.argument("bundle")
 @click.option(
-    "--device", default="local", show_default=True, metavar="DEVICE", help="local, or emulator://cortex-a76 and others."
+    "--device",
+    "addresses",
+    multiple=True,
+    default=["local"],
+    show_default=True,
+    metavar="DEVICE",
+    help="Where to run it; may be given several times. `toolkit devices list` names the kinds.",
+)
+@click.option("--data", metavar="FILE", help="Examples: a file or folder of the task.  [default: golden examples]")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time at least this long."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["quick", "mlperf"]),
+    default="quick",
+    show_default=True,
+    help="mlperf: one stream, 1,024 queries and a minute at least.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Engine threads.  [default: the bundle's]")
+@options.limits
+@click.option("--batch", type=click.IntRange(min=1), help="Encoded beforehand, in batches of this size.")
+@click.option("--length", type=click.IntRange(min=1), help="Encoded beforehand, all of this length.")
+@click.option("--sweep", multiple=True, type=options.SWEEP, help="threads=1,2,4, batch=1,8 or length=16,128.")
+@click.option("--sustain", type=options.DURATION, metavar="TIME", help="Keep it busy, e.g. 30m, and watch it heat up.")
+@click.option("--operators", is_flag=True, help="The time of every operator, too.")
 @click.option(
-    "--data",
-    metavar="FILE",
-    help="Examples to run: a file or folder of the task.  [default: golden examples]",
+    "--precision",
+    type=options.PERCENT,
+    metavar="PERCENT",
+    help="Refuse a run in which smaller differences than this cannot be seen.",
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=5.0,
-    show_default=True,
-    help="Measure at least this long.",
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of examples.")
 @click.option("-o", "--output", "output_file", metavar="FILE", help="Also write the record as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--cache-dir", metavar="FOLDER", help="Where an emulated device is kept.")
-def command(as_json: bool, output_file: str | None, device: str, cache_dir: str | None, **given: Any) -> None:
-    """Measure BUNDLE: on this machine latency, throughput, cold start and memory, on an emulated CPU its instructions.
+@click.option("--cache-dir", metavar="FOLDER", help="Where devices that were set up are kept.")
+def command(as_json: bool, output_file: str | None, bundle: str, addresses: tuple[str, ...], **given: Any) -> None:
+    """Measure BUNDLE on devices: latency, throughput, cold start, memory, energy; on an emulated CPU its instructions.
 
     \b
     Examples:
-      toolkit bench demo-host --seconds 10
-      toolkit bench demo-pi5 --device emulator://cortex-a76
+      toolkit bench demo-host --data reviews.csv --seconds 10 -o record.json
+      toolkit bench demo-host --threads 2 --cores 0,1 --memory 512MB
+      toolkit bench demo-pi5 --device local --device emulator://cortex-a76
+      toolkit bench demo-host --sweep threads=1,2 --sweep length=16,64,128
     """
     from pathlib import Path
 
     from toolkit.bench import run
+    from toolkit.errors import StoppedError
     from toolkit.storage import explained, write_json
 
-    if device != "local":
-        record = _count(device, cache_dir, as_json, **given)
-    else:
-        with output.reporting(as_json) as reporter:
-            record = run.bench(given.pop("bundle"), reporter=reporter, **given)
+    sizes = {name: given.pop(name) for name in ("batch", "length")}
+    settings = options.device_settings(given)
+    wanted = run.Wanted(
+        sizes={name: size for name, size in sizes.items() if size is not None},
+        sweep=dict(given.pop("sweep")),
+        sustain_seconds=given.pop("sustain"),
+        precision_percent=given.pop("precision"),
+        **given,
+    )
+    with output.reporting(as_json) as reporter:
+        records = run.bench(bundle, addresses, wanted, settings, reporter)
+    written = [record.model_dump(mode="json") for record in records]
+    document = written[0] if len(written) == 1 else written
     if output_file:
         with explained("writing the record", Path(output_file)):
-            write_json(Path(output_file), record)
+            write_json(Path(output_file), document)
     if as_json:
-        output.print_json(record)
-        return
-    if record["kind"] == "emulated":
-        _print_count(record)
-        return
-    found = record["device"]
-    output.print_table(
-        f"{record['bundle']}: {record['engine']['engine']} {record['precision']}",
-        ("", "measured"),
-        rows(record),
-    )
-    click.echo(
-        f"Measured on {found['cpu_model']}, {found['cores']} cores, {record['engine']['threads']} thread(s), "
-        f"{record['latency']['count']} runs over {record['examples']} examples ({record['examples_from']})."
-    )
+        output.print_json(document)
+    else:
+        for record in records:
+            _print(record)
+        if len(records) > 1:
+            _print_all(records)
+    failed = [record.failure for record in records if record.failure is not None]
+    if failed:
+        raise StoppedError(failed[0].error, failed[0].exit_code)
 
 
-def _count(
-    device: str,
-    cache_dir: str | None,
-    as_json: bool,
-    *,
-    bundle: str,
-    data: str | None,
-    threads: int | None,
-    seconds: float,
-) -> dict[str, Any]:
-    """The instructions of a bundle on an emulated CPU."""
-    from pathlib import Path
+def _print(record: Any) -> None:
+    from toolkit.bench import text
 
-    from toolkit.bench import instructions
-    from toolkit.cache import open_cache
-    from toolkit.errors import InputError
-
-    if threads not in (None, 1):
-        raise InputError(f"--threads {threads}: on an emulated CPU instructions are counted on one thread.")
-    cache = open_cache(Path(cache_dir) if cache_dir else None).folder
-    with output.reporting(as_json) as reporter:
-        return instructions.count(bundle, device, cache, data=data, reporter=reporter)
+    output.print_table(text.title(record), ("", record.kind), text.rows(record))
+    if record.sweep:
+        output.print_table("sweep", text.SWEEP_HEAD, text.sweep_rows(record))
+    if record.operators:
+        output.print_table(f"operators, by {record.operators_from}", text.OPERATOR_HEAD, text.operator_rows(record))
+    click.echo(text.sentence(record))
+    for warning in record.warnings:
+        click.echo(f"Warning: {warning}.", err=True)
 
 
-def _print_count(record: dict[str, Any]) -> None:
-    from toolkit.bench import instructions
+def _print_all(records: list[Any]) -> None:
+    from toolkit.bench import text
 
-    title = f"{record['bundle']}: {record['engine']['engine']} {record['precision']} on {record['device']['name']}"
-    output.print_table(title, instructions.HEAD, instructions.rows(record))
-    click.echo(instructions.sentence(record))
-
-
-def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """A bench record as table rows."""
-    latency, cold, memory = record["latency"], record["cold_start"], record["memory"]
-
-    def megabytes(value: Any) -> str:
-        return value if isinstance(value, str) else f"{value / 1e6:.1f} MB"
-
-    return [
-        (
-            "latency p50 / p90 / p99",
-            f"{latency['p50_ms']:.3f} / {latency['p90_ms']:.3f} / {latency['p99_ms']:.3f} ms",
-        ),
-        (
-            "latency mean (min-max)",
-            f"{latency['mean_ms']:.3f} ms ({latency['min_ms']:.3f}-{latency['max_ms']:.3f})",
-        ),
-        ("of it preprocessing, p50", f"{record['preprocessing']['p50_ms']:.3f} ms"),
-        ("throughput, one stream", f"{record['throughput_per_s']:.1f} per s"),
-        ("cold start: process", f"{cold['process_ms']:.0f} ms"),
-        ("cold start: load", f"{cold['load_ms']:.0f} ms"),
-        ("cold start: first inference", f"{cold['first_inference_ms']:.1f} ms"),
-        ("peak memory (RSS)", megabytes(memory["peak_rss_bytes"])),
-        ("bundle's artifact", megabytes(record["artifact_bytes"])),
-    ]
+    click.echo()
+    output.print_table(records[0].bundle.name, text.TABLE_HEAD, text.table_rows(records))

@@ -36,6 +36,92 @@ MILLISECONDS = Quantity("latency", {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3})
 MEGABYTES = Quantity("size", {"": 1.0, "mb": 1.0, "kb": 1e-3, "gb": 1e3})
 
 
+DURATION = Quantity("time", {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0})
+
+
+class Percent(click.ParamType[float]):
+    """A number above 0, with or without a percent sign."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%?\s*", str(value))
+        if not match or float(match.group(1)) <= 0:
+            self.fail(f"'{value}' is not a percentage above 0.", param, ctx)
+        return float(match.group(1))
+
+
+PERCENT = Percent()
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Comma-separated whole numbers; a range as 0-3."""
+
+    name = "0,1,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        found: list[int] = []
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+            if not match:
+                self.fail(f"'{part}' is not a whole number.", param, ctx)
+            found += range(int(match[1]), int(match[2] or match[1]) + 1)
+        return tuple(dict.fromkeys(found))
+
+
+class Sweep(click.ParamType[tuple[str, tuple[int, ...]]]):
+    """NAME=1,2,4 with NAME threads, batch or length."""
+
+    name = "name=1,2,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, sign, numbers = str(value).partition("=")
+        if not sign or name not in ("threads", "batch", "length"):
+            self.fail(f"'{value}' is not threads=…, batch=… or length=….", param, ctx)
+        found = Numbers().convert(numbers, param, ctx)
+        if 0 in found:
+            self.fail(f"'{value}': 0 is none.", param, ctx)
+        return name, found
+
+
+SWEEP = Sweep()
+
+
+def limits(command: F) -> F:
+    """What a device may use of itself, and how long."""
+    for option in reversed(
+        [
+            click.option("--cores", type=Numbers(), metavar="0,1,…", help="Run on these cores only."),
+            click.option("--memory", type=MEGABYTES, metavar="SIZE", help="Give it this much memory, e.g. 512MB."),
+            click.option("--timeout", type=DURATION, metavar="TIME", help="End a step that takes longer."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def device_settings(given: dict[str, Any]) -> Any:
+    """The `toolkit.devices.Settings` of a command's options, which are taken out of `given`."""
+    from pathlib import Path
+
+    from toolkit.cache import open_cache
+    from toolkit.devices import Settings
+
+    cache, memory = given.pop("cache_dir"), given.pop("memory")
+    return Settings(
+        cache=open_cache(Path(cache) if cache else None).folder,
+        cores=given.pop("cores") or (),
+        memory_bytes=int(memory * 1e6) if memory is not None else None,
+        timeout_seconds=given.pop("timeout"),
+    )
+
+
 class Condition(click.ParamType[tuple[str, str]]):
     """COLUMN=VALUE."""
 

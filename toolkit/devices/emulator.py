@@ -145,6 +145,8 @@ class Emulator:
     def _counted(self, step: dict[str, Any]) -> dict[str, Any]:
         """The instructions of at most `EXAMPLES` of a step's examples, and how the answers compare with those of this
         machine's engine."""
+        if step.get("threads") not in (None, 1):
+            raise InputError(f"--threads {step['threads']}: on an emulated CPU instructions are counted on one thread.")
         folder = Path(step["bundle"])
         manifest, inputs = encoded(folder, step["examples"][:EXAMPLES], step.get("sizes"))
         found = self.count(manifest.engine, manifest.artifact, inputs)

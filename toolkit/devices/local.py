@@ -251,5 +251,13 @@ class Local:
 
 
 def connect(address: str, settings: Settings) -> Local:
-    """This machine."""
+    """This machine. Raises InputError for cores that this process may not use."""
+    from toolkit.errors import InputError
+
+    if settings.cores and not hasattr(os, "sched_setaffinity"):
+        raise InputError("--cores: this system does not keep processes to cores.")
+    usable = os.sched_getaffinity(0) if settings.cores else set()
+    unknown = sorted(set(settings.cores) - usable)
+    if unknown:
+        raise InputError(f"--cores: there is no core {unknown[0]} to use here; there are {sorted(usable)}.")
     return Local(settings)
