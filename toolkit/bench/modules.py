@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from toolkit.probes import ancestors
 
 
 def of_operators(artifact: Path, engine: str) -> dict[str, str]:
@@ -33,11 +37,20 @@ def _onnxruntime(artifact: Path) -> dict[str, str]:
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
         model = onnx_file.read(optimized, weights=False)
-    # The runtime leaves out what the file says of its nodes; those that it did not fuse keep their names.
-    said = {node.name: node.metadata_props for node in onnx_file.read(artifact, weights=False).graph.node}
+    # The runtime leaves out what the file says of its nodes. Those that it did not fuse keep their names, and a fused
+    # one that has a parameter of a module belongs to that.
+    original = onnx_file.read(artifact, weights=False).graph
+    said = {node.name: node.metadata_props for node in original.node}
+    known = {module: node.metadata_props for node in original.node if (module := probe.scope(node))}
     for node in model.graph.node:
-        node.metadata_props.extend(said.get(node.name, ()))
+        owners = [module for name in node.input if (module := _owner(name, known))]
+        node.metadata_props.extend(said.get(node.name) or (known[owners[0]] if owners else ()))
     return {node.name: module for node, module in zip(model.graph.node, probe.scopes(model), strict=True) if module}
+
+
+def _owner(parameter: str, modules: Mapping[str, Any]) -> str | None:
+    """The innermost of `modules` that has a parameter of this name; None if none has."""
+    return next((name for name in ancestors(parameter)[1:] if name in modules), None)
 
 
 def _openvino(artifact: Path) -> dict[str, str]:
