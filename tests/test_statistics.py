@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from toolkit.bench.loops import Runner, interleave, per_example
-from toolkit.bench.statistics import compare, summarize
+from toolkit.bench.statistics import compare, distribution, halves, independent, summarize
 
 EXAMPLES = 40
 ROUNDS = 6
@@ -107,3 +107,49 @@ def test_summary_is_in_milliseconds() -> None:
     assert summary == {
         "count": 5, "mean_ms": 4.0, "p50_ms": 3.0, "p90_ms": 7.6, "p99_ms": 9.76, "min_ms": 1.0, "max_ms": 10.0,
     }  # fmt: skip
+
+
+# --- distributions
+
+
+def test_intervals_of_a_distribution_hold_what_they_are_of() -> None:
+    """Over many measurements of the same thing, 95 % intervals hold the true median and mean in about 95 % of them."""
+    held = {"p50_ms": 0, "mean_ms": 0}
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        rounds = [1e-3 * generator.lognormal(0, 0.1, 60) * generator.normal(1, 0.02) for _ in range(8)]
+        found = distribution(rounds, seed)
+        for name, truth in (("p50_ms", 1.0), ("mean_ms", float(np.exp(0.005)))):
+            held[name] += found[name]["low"] <= truth <= found[name]["high"]
+    assert min(held.values()) >= 33
+
+
+def test_a_distribution_of_one_value_is_that_value() -> None:
+    found = distribution([[0.002] * 10] * 4)
+    assert found["count"] == 40
+    assert found["p50_ms"] == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert found["quantiles_ms"] == [2.0] * 101
+
+
+def test_halves_of_what_drifts_are_equal() -> None:
+    """A machine that gets slower by 1 % every round favours neither half."""
+    rounds = [[1e-3 * 1.01**number] * 20 for number in range(8)]
+    assert halves(rounds).ratio == pytest.approx(1, abs=1e-9)
+
+
+def test_halves_need_pairs() -> None:
+    for count in (1, 3, 5):
+        with pytest.raises(ValueError, match="even number of rounds"):
+            halves([[1e-3]] * count)
+
+
+def test_measurements_of_two_days() -> None:
+    undecided = found = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        before, after = generator.lognormal(0, 0.02, 8), generator.lognormal(0, 0.02, 8)
+        undecided += independent(after, before).verdict == "undecided"
+        found += independent(1.1 * after, before).verdict == "slower"
+    assert undecided >= 185
+    assert found == 200
+    assert independent([1.0, 1.0], [2.0, 2.0]).verdict == "faster"

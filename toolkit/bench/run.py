@@ -135,7 +135,7 @@ def _bench(
     reporter.started(title)
     try:
         place = device.push(manifest.folder, "bundle")
-        steps = [step for step in _steps(manifest, place, examples, wanted, settings) if step["what"] in device.steps]
+        steps = [step for step in planned(manifest, place, examples, wanted, settings) if step["what"] in device.steps]
         if not steps:
             raise InputError(f"{device.address} can do nothing of what is wanted.")
         outcome = device.run(steps, lambda done, total, text: reporter.progress(title, done, total, text))
@@ -159,10 +159,10 @@ def _bench(
     return warned(with_modules(_filled(made, found, wanted), manifest.artifact), wanted)
 
 
-def _steps(
+def planned(
     manifest: Manifest, place: str, examples: list[Any], wanted: Wanted, settings: Settings
 ) -> list[dict[str, Any]]:
-    """What a device is to do: what it cannot do is taken out by who asks."""
+    """All steps of a benchmark, for a bundle that lies at `place` on the device; not every device can do all."""
     shared: dict[str, Any] = {
         "bundle": place,
         "examples": examples,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESAMPLES = 2000
-_DISTRIBUTION_RESAMPLES = 500
+_DISTRIBUTION_RESAMPLES = 300
 _BLOCKS = 20  # of a round
-_MOST_OF_A_ROUND = 20000  # samples that are resampled
+_MOST_OF_A_ROUND = 4000  # samples that are resampled
 # 97.5 % quantiles of Student's distribution by degrees of freedom, from 1.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
