@@ -39,7 +39,7 @@ def made(encoder: Path, reviews: Path) -> Path:
 def done(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One benchmark by the command line, and the file of its record."""
     output = tmp_path_factory.mktemp("bench") / "record.json"
-    more = ("--sweep", "threads=1,2", "--sweep", "length=16", "--threads", "2")
+    more = ("--sweep", "threads=1,2", "--sweep", "length=24", "--threads", "2")
     return run_toolkit("bench", made, *QUICK, *more, "-o", output), output
 
 
@@ -51,7 +51,9 @@ def record(done: tuple[subprocess.CompletedProcess[str], Path]) -> Record:
 
 def bench(folder: Path, settings: Settings | None = None, address: str = "local", **wanted: Any) -> Record:
     """The record of a benchmark that takes little time."""
-    return run.bench(str(folder), [address], Wanted(**{"seconds": 0.2, **wanted}), settings)[0]
+    return run.bench(str(folder), [address], Wanted(**{"seconds": 0.2, "starts": 1, "rounds": 4, **wanted}), settings)[
+        0
+    ]
 
 
 def assert_in_order(found: Distribution) -> None:
@@ -119,7 +121,7 @@ def test_memory_and_starts(record: Record) -> None:
 
 def test_sweep_varies_one_thing_at_a_time(record: Record) -> None:
     points = [(point.threads, point.batch, point.length) for point in record.sweep or ()]
-    assert points == [(1, 1, None), (2, 1, None), (2, 1, 16)]
+    assert points == [(1, 1, None), (2, 1, None), (2, 1, 24)]
     for point in record.sweep or ():
         assert_in_order(point.inference)
         assert point.examples_per_s == pytest.approx(1e3 / point.inference.mean_ms.value, rel=1e-3)

@@ -27,10 +27,8 @@ from toolkit.storage import sha256_json
 
 MLPERF_SECONDS, MLPERF_QUERIES = 60.0, 1024  # the least of a single-stream run by MLPerf's rules
 _MINIMUM_QUERIES = 50
-_ROUNDS = 8
 _EXAMPLES = 64  # at most, of those that are given: every round runs all of them to warm up
 _MOST = 2000  # that are read
-_STARTS = 3
 _PROFILE_RUNS = 10
 _NOISY_PERCENT = 5.0  # a floor that is worth a warning
 # What makes one device another; the rest of what it says of itself may differ from day to day.
@@ -51,11 +49,9 @@ class Wanted:
     sustain_seconds: float | None = None
     operators: bool = False
     precision_percent: float | None = None
+    starts: int = 3  # of either kind
+    rounds: int = 8
     seed: int = 0
-
-    @property
-    def rounds(self) -> int:
-        return 1 if self.protocol == "mlperf" else _ROUNDS
 
 
 def examples_of(manifest: Manifest, data: str | None, seed: int = 0, most: int = _EXAMPLES) -> tuple[list[Any], str]:
@@ -173,14 +169,12 @@ def planned(
     }
     if wanted.sustain_seconds is not None:
         return [{**shared, "what": "sustain", "seconds": wanted.sustain_seconds}]
-    steps = [{**shared, "what": "start", "cold": True} for _ in range(_STARTS)]
-    steps += [{**shared, "what": "start", "cold": False} for _ in range(_STARTS)]
-    if wanted.protocol == "mlperf":
-        seconds, queries = max(wanted.seconds, MLPERF_SECONDS), MLPERF_QUERIES
-        steps.append({**shared, "what": "times", "rounds": _ROUNDS, "seconds": 5.0, "queries": 0, "noise": True})
-    else:
-        seconds, queries = wanted.seconds, _MINIMUM_QUERIES
-    steps.append({**shared, "what": "times", "rounds": wanted.rounds, "seconds": seconds, "queries": queries})
+    steps = [{**shared, "what": "start", "cold": cold} for cold in (True, False) for _ in range(wanted.starts)]
+    timed: dict[str, Any] = {"what": "times", "rounds": wanted.rounds, "seconds": wanted.seconds}
+    if wanted.protocol == "mlperf":  # one load; the noise is measured beside it
+        steps.append({**shared, **timed, "seconds": 5.0, "queries": 0, "noise": True})
+        timed |= {"rounds": 1, "seconds": max(wanted.seconds, MLPERF_SECONDS), "queries": MLPERF_QUERIES}
+    steps.append({**shared, "queries": _MINIMUM_QUERIES, **timed})
     threads = manifest.threads if wanted.threads is None else wanted.threads
     for sizes, count in _points(wanted, threads):
         point = {"rounds": 4, "seconds": min(wanted.seconds, 2.0), "queries": 20, "sizes": sizes, "threads": count}
