@@ -362,3 +362,9 @@ def test_child_does_not_outlive_its_parent(made: Path, number: signal.Signals, c
         process.communicate(timeout=30)
     assert process.returncode == code
     assert gone(child)
+
+
+def test_the_published_schema_is_that_of_the_records() -> None:
+    """Written anew by: python -m toolkit.bench.record > docs/bench-record.schema.json"""
+    published = Path(__file__).parent.parent / "docs" / "bench-record.schema.json"
+    assert json.loads(published.read_text()) == Record.model_json_schema()

@@ -247,3 +247,9 @@ class ComparisonRecord(_Strict):
     others: dict[str, Any] = {}
     warnings: list[str] = []
     failure: Failure | None = None
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(Record.model_json_schema(), indent=2, ensure_ascii=False))
