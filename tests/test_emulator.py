@@ -15,6 +15,8 @@ from tests.conftest import run_toolkit
 from tests.networks import CLASSES, image_folder, pattern
 from tests.refusals import assert_refused, in_process
 from toolkit import engines, steps, tasks
+from toolkit.bench import run
+from toolkit.bench.record import Record
 from toolkit.devices import Settings, emulator, emulator_setup
 from toolkit.errors import InputError, MissingDependencyError
 
@@ -159,10 +161,13 @@ def test_a_bundle_is_counted(bundle: Path, tmp_path: Path) -> None:
     done = run_toolkit("bench", bundle, "--device", "emulator://cortex-a76", "-o", record_file)
     assert done.returncode == 0, done.stderr
     assert "A count of instructions, not a time." in done.stdout
-    record = json.loads(record_file.read_text())
-    assert (record["kind"], record["examples"]) == ("emulated", 3)
-    assert record["instructions"]["total"] > 1e6
-    assert record["largest_difference"] < 0.05
+    record = Record.model_validate_json(record_file.read_text())
+    assert (record.kind, record.protocol.name, record.protocol.examples) == ("emulated", "count", 3)
+    assert record.latency is None
+    assert record.instructions is not None
+    assert record.instructions["total"] > 1e6
+    assert record.answers is not None
+    assert record.answers["largest_difference"] < 0.05
 
 
 def test_devices_are_listed() -> None:
@@ -177,7 +182,9 @@ def test_what_cannot_be_is_one_message(
         return in_process(["bench", str(bundle), *more], capsys)
 
     assert_refused(bench("--device", "emulator://z80"), "known: emulator://cortex-a53, emulator://cortex-a72")
-    assert_refused(bench("--device", "emulator://cortex-a53", "--threads", "2"), "counted on one thread")
+    (record,) = run.bench(str(bundle), ["emulator://cortex-a53"], run.Wanted(threads=2), Settings(cache_folder))
+    assert record.failure is not None
+    assert "counted on one thread" in record.failure.error
     done = bench("--device", "emulator://cortex-a53", "--cache-dir", str(tmp_path / "empty"))
     assert done.returncode == 3
     assert "toolkit devices setup emulator" in done.stderr

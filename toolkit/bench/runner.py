@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit import silence
 from toolkit.bench import conditions, page_cache
+from toolkit.child import environment
 from toolkit.errors import MissingDependencyError, ToolkitError
 from toolkit.storage import write_json
 
@@ -96,15 +96,12 @@ class Runner:
         resident = None
         if step.get("cold"):
             resident = page_cache.drop(page_cache.files_of([Path(step["bundle"])], _LOADED))
-        environ = dict(os.environ)
-        silence.apply(environ)
-        environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent.parent)
         write_json(given, {**step, "parent": os.getpid(), "result": str(result), "spawned": time.monotonic()})
         killed_before = killed()
         with (self._folder / LOG).open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "toolkit.bench.measure", str(given)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environ,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment(),
                 preexec_fn=lambda: _begin(self._limits.get("cores"), enter),
             )  # fmt: skip
             timed_out = self._follow(number, float(step.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS))

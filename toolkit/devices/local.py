@@ -206,7 +206,7 @@ class Local:
 
     def run(self, steps: list[dict[str, Any]], progress: Progress) -> Outcome:
         """Run steps by a runner that dies with this process."""
-        from toolkit import silence
+        from toolkit import child
         from toolkit.devices import runs
         from toolkit.storage import write_json
 
@@ -215,12 +215,9 @@ class Local:
         self._folder.mkdir()
         request = {"steps": steps, "limits": self._settings.limits, "parent": os.getpid()}
         write_json(self._folder / self._runner.REQUEST, request)
-        environ = dict(os.environ)
-        silence.apply(environ)
-        environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent.parent)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "toolkit.bench.runner", str(self._folder)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=child.environment(),
             start_new_session=True,  # Ctrl-C reaches this process only, which ends the runner
         )  # fmt: skip
         try:

@@ -4,7 +4,7 @@
     version() -> str                    the installed runtime's version
     load(path, threads) -> Engine       an object with run(), describe() and close()
 
-`Engine.run` takes and returns dictionaries of numpy arrays. Importing this package imports no runtime.
+`Engine.run` takes and returns dictionaries of numpy arrays. Importing this package imports no runtime, and not numpy.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from toolkit.errors import InputError
 
-Arrays = dict[str, NDArray[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Arrays = dict[str, "NDArray[Any]"]
 
 
 class Engine(Protocol):
@@ -124,4 +124,6 @@ def exported_for(name: str) -> str:
 
 def as_float32(array: NDArray[Any]) -> NDArray[Any]:
     """Half-precision outputs widened to float32; everything else unchanged."""
+    import numpy as np
+
     return array.astype(np.float32) if array.dtype == np.float16 else array
