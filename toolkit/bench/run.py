@@ -202,7 +202,7 @@ def now() -> str:
 def bundle_of(manifest: Manifest) -> records.Bundle:
     """The bundle's part of a record."""
     metrics = manifest.data.get("metrics") or {}
-    score = metrics.get("score")
+    score = metrics.get("score") or {}
     return records.Bundle(
         name=manifest.folder.name,
         content_hash=manifest.data["content_hash"],
@@ -212,8 +212,8 @@ def bundle_of(manifest: Manifest) -> records.Bundle:
         precision=manifest.data["artifact"]["precision"],
         artifact_bytes=manifest.data["artifact"]["size_bytes"],
         bundle_bytes=sum(entry["bytes"] for entry in manifest.data["files"].values()),
-        score=score if isinstance(score, int | float) else None,
-        score_name=metrics.get("score_name"),
+        score=score.get("after"),
+        score_name=score.get("name"),
     )
 
 
