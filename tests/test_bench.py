@@ -72,7 +72,8 @@ def test_record_says_what_was_measured_and_how(record: Record, made: Path) -> No
     assert (record.kind, record.failure) == ("measured", None)
     assert record.bundle.content_hash == manifest["content_hash"]
     assert record.bundle.precision == manifest["artifact"]["precision"] == "int8"
-    assert record.bundle.score == manifest["metrics"]["score"]["after"]
+    score = manifest["metrics"]["score"]
+    assert (record.bundle.score, record.bundle.score_name) == (score["after"], score["name"])
     files = [manifest["artifact"]["path"], *manifest["artifact"].get("data_files", ())]
     assert record.bundle.artifact_bytes == sum((made / name).stat().st_size for name in files)
     assert (record.protocol.examples, record.protocol.examples_from) == (8, "the bundle's golden examples")

@@ -25,6 +25,7 @@ _VERBS = {
     "build": "Build a bundle's TensorRT engine on its device.",
     "bench": "Measure a bundle on devices: latency, cold start, memory, energy.",
     "compare": "Time bundles in turn and say which is faster.",
+    "report": "Make one page of benchmarks and bundles.",
     "inspect": "Show what a model or a bundle is.",
     "check": "Compare two builds of a model from the raw example to the label.",
     "bisect": "Name the layer in which two builds of a model part.",
