@@ -17,7 +17,7 @@ from tests.refusals import assert_refused, in_process
 from toolkit import engines, steps, tasks
 from toolkit.bench import run
 from toolkit.bench.record import Record
-from toolkit.devices import Settings, emulator, emulator_setup
+from toolkit.devices import Settings, emulator, emulator_setup, native_runner
 from toolkit.errors import InputError, MissingDependencyError
 
 NAMES = ("total", "load", "store", "branch", "fma_fp32", "fma_fp16", "widening_int", "dot_int8", "matrix_int8")
@@ -208,3 +208,44 @@ def test_a_setup_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(MissingDependencyError, match="downloading packages for arm64: E: Unable to locate package"):
         emulator_setup.setup(tmp_path)
     assert list((tmp_path / "devices").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program for devices without Python."""
+    try:
+        return native_runner.build(tmp_path_factory.mktemp("program") / "native_runner", flags=["-O0"])
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", ["litert fp32", "litert int8", "onnxruntime fp32", "onnxruntime int8"])
+def test_the_program_without_python_answers_as_here(
+    name: str, program: Path, ready: Path, artifacts: dict[str, Path], cache_folder: Path, tmp_path: Path
+) -> None:
+    folder, engine = artifacts[name], name.split()[0]
+    model = folder / json.loads((folder / "artifact.json").read_text())["path"]
+    inputs = inputs_of(folder)
+    native_runner.write_inputs(tmp_path / "inputs", engine, model, inputs)
+    (tmp_path / "answers").mkdir()
+    device = emulator.connect("emulator://cortex-a72", Settings(cache_folder))
+    library = native_runner.library(ready / "site-packages", engine)
+
+    def run(**step: Any) -> Any:
+        arguments = native_runner.arguments(
+            step, engine=engine, library=str(library), model=str(model), inputs=str(tmp_path / "inputs"), threads=1,
+            answers=str(tmp_path / "answers"),
+        )  # fmt: skip
+        done = device.program(str(program), arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert run(what="answers")["examples"] == len(inputs)
+    here = engines.get(engine).load(model)
+    for found, given in zip(native_runner.read_answers(tmp_path / "answers", engine, model), inputs, strict=True):
+        for key, expected in here.run(given).items():
+            np.testing.assert_allclose(found[key], expected, rtol=0, atol=1e-5)
+            assert "int8" not in name or engine != "litert" or np.array_equal(found[key], expected)
+    if name == "litert int8":  # the other steps once
+        assert run(what="start")["load_s"] > 0
+        assert len(run(what="times", rounds=2, seconds=0.01, queries=4)["rounds"]) == 2

@@ -446,7 +446,7 @@ def with_modules(made: Record, artifact: Path) -> Record:
     from toolkit.bench import modules
 
     try:
-        places = modules.of_operators(artifact, made.bundle.engine)
+        places = modules.of_operators(artifact, made.bundle.engine, [each.name for each in made.operators])
     except MissingDependencyError as error:
         made.warnings.append(f"operators without their modules: {error}")
         return made

@@ -95,13 +95,24 @@ class Emulator:
     def python(
         self, arguments: Sequence[str], *, counts: Path | None = None, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Run the guest's Python with `arguments`; `counts` is where the counter writes. Raises InputError if it does
+        """`program`, which is the guest's Python."""
+        return self.program(self._python(), arguments, counts=counts, timeout_seconds=timeout_seconds)
+
+    def program(
+        self,
+        path: str,
+        arguments: Sequence[str],
+        *,
+        counts: Path | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an aarch64 program with `arguments`; `counts` is where the counter writes. Raises InputError if it does
         not end in time."""
         plugin = ["-plugin", f"{self.guest / 'counter.so'},out={counts}"] if counts else []
         try:
             with tempfile.TemporaryDirectory(prefix="toolkit-guest-") as prefix:
                 self._view(Path(prefix))
-                command = [emulator_setup.QEMU, "-cpu", self.cpu, *plugin, "-L", prefix, self._python(), *arguments]
+                command = [emulator_setup.QEMU, "-cpu", self.cpu, *plugin, "-L", prefix, path, *arguments]
                 return subprocess.run(
                     command,
                     env=self._environment(),

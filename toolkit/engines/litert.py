@@ -137,13 +137,23 @@ class LiteRtEngine:
             self._tensors[signature] = inputs, outputs
         return self._runners[signature]
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[str, Arrays]:
+        """The signature for inputs, and what it takes for them."""
         only = _ONLY in self._signatures
         signature = signature_name(None if only else next(iter(inputs.values())).shape[1])
-        runner = self._runner(signature)
-        inputs_of_file, outputs_of_file = self._tensors[signature]
-        feeds = {name: fed(name, inputs[name], tensor) for name, tensor in inputs_of_file.items()}
-        return {name: _read(value, outputs_of_file[name]) for name, value in runner(**feeds).items()}
+        self._runner(signature)
+        tensors = self._tensors[signature][0]
+        return signature, {name: fed(name, inputs[name], tensor) for name, tensor in tensors.items()}
+
+    def answers(self, signature: str, values: Mapping[str, NDArray[Any]]) -> Arrays:
+        """What `run` gives for what a signature gave."""
+        self._runner(signature)
+        tensors = self._tensors[signature][1]
+        return {name: _read(value, tensors[name]) for name, value in values.items()}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        signature, feeds = self.feeds(inputs)
+        return self.answers(signature, self._runner(signature)(**feeds))
 
     def describe(self) -> dict[str, Any]:
         _, package, package_version = _import()

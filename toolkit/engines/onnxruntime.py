@@ -68,11 +68,19 @@ class OnnxRuntimeEngine:
         self._dtypes = {tensor.name: _DTYPES.get(tensor.type) for tensor in self._session.get_inputs()}
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[str, Arrays]:
+        """The signature for inputs, of which an ONNX file has none, and what the file takes for them."""
         # np.ascontiguousarray would make a scalar a vector.
-        feeds = {name: np.asarray(inputs[name], dtype=dtype, order="C") for name, dtype in self._dtypes.items()}
+        return "", {name: np.asarray(inputs[name], dtype=dtype, order="C") for name, dtype in self._dtypes.items()}
+
+    def answers(self, signature: str, values: Mapping[str, NDArray[Any]]) -> Arrays:
+        """What `run` gives for what the file gave."""
+        return {name: as_float32(values[name]) for name in self._outputs}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        signature, feeds = self.feeds(inputs)
         values = self._session.run(self._outputs, feeds)
-        return {name: as_float32(value) for name, value in zip(self._outputs, values, strict=True)}
+        return self.answers(signature, dict(zip(self._outputs, values, strict=True)))
 
     def describe(self) -> dict[str, Any]:
         def tensors(values: Any) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from toolkit.probes import OUTPUT, ancestors, common
 
 _GIVEN = "given:"
 _WANTED = "wanted:"
+_PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")  # whose second input are weights
 
 
 def open_probe(path: Path) -> LitertProbe:
@@ -65,8 +66,7 @@ class LitertProbe:
                 readers.setdefault(int(number), []).append(module)
         found: dict[str, tuple[int, str]] = {}
         for operator, whole in zip(graph.operators, owners, strict=True):
-            code = self.model.operatorCodes[operator.opcodeIndex]
-            kind = self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            kind = self._kind(operator)
             for number in operator.outputs:
                 tensor = graph.tensors[number]
                 quantized = tensor.type in self._integers and tensor.quantization is not None
@@ -77,6 +77,22 @@ class LitertProbe:
                         found.pop(module, None)
                         found[module] = (int(number), kind)
         return found
+
+    def nodes(self) -> list[tuple[str, str]]:
+        """The operators of the first signature in their order: (kind, module); "" for one that is in none. A product's
+        weights often say more than its output, which is called after all that was fused into it."""
+        graph = self.model.subgraphs[self.model.signatureDefs[0].subgraphIndex]
+        found = []
+        for operator in graph.operators:
+            kind = self._kind(operator)
+            numbers = [operator.outputs[0], *([operator.inputs[1]] if kind in _PRODUCTS else [])]
+            owners = [owner(graph.tensors[number].name.decode()) for number in numbers]
+            found.append((kind, max(owners, key=lambda name: len(ancestors(name)))))
+        return found
+
+    def _kind(self, operator: Any) -> str:
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        return str(self._names[max(code.builtinCode, code.deprecatedBuiltinCode)])
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None, given: Mapping[str, NDArray[Any]]

@@ -44,7 +44,7 @@ class ProfilerModule(Protocol):
 
 
 # Adding a profiler: one file in this folder and one line here.
-_MODULES = ("onnxruntime", "openvino")
+_MODULES = ("litert", "onnxruntime", "openvino")
 
 
 def get(engine: str) -> ProfilerModule:
