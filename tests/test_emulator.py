@@ -172,7 +172,8 @@ def test_a_bundle_is_counted(bundle: Path, tmp_path: Path) -> None:
 
 def test_devices_are_listed() -> None:
     found = {each["device"]: each["state"] for each in json.loads(run_toolkit("devices", "list", "--json").stdout)}
-    assert found == {"local": "ready", **dict.fromkeys((f"emulator://{cpu}" for cpu in emulator.CPUS), "ready")}
+    wanted = {"local": "ready", **dict.fromkeys((f"emulator://{cpu}" for cpu in emulator.CPUS), "ready")}
+    assert found.items() >= wanted.items()
 
 
 def test_what_cannot_be_is_one_message(

@@ -271,7 +271,8 @@ def operators(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     return {"operators": [each.as_dict() for each in found], "source": profiler.SOURCE}
 
 
-STEPS: dict[str, Callable[[Mapping[str, Any], Progress], dict[str, Any]]] = {
+Steps = Mapping[str, Callable[[Mapping[str, Any], Progress], dict[str, Any]]]
+STEPS: Steps = {
     "start": start,
     "times": times,
     "compare": compare,
@@ -280,8 +281,8 @@ STEPS: dict[str, Callable[[Mapping[str, Any], Progress], dict[str, Any]]] = {
 }
 
 
-def main(step_file: str) -> int:
-    """Run the step that `step_file` describes and write the result that it names."""
+def main(step_file: str, steps: Steps = STEPS) -> int:
+    """Run the step of `steps` that `step_file` describes and write the result that it names."""
     entered = time.monotonic()
     from toolkit.child import die_with_parent
     from toolkit.errors import ToolkitError
@@ -298,9 +299,10 @@ def main(step_file: str) -> int:
             print(json.dumps({"done": done, "total": total, "text": text}), flush=True)
 
     try:
-        result = STEPS[step["what"]](step, progress)
+        result = steps[step["what"]](step, progress)
     except ToolkitError as error:
-        write_json(Path(step["result"]), {"error": str(error), "exit_code": error.exit_code})
+        kind = getattr(error, "kind", "error")
+        write_json(Path(step["result"]), {"error": str(error), "kind": kind, "exit_code": error.exit_code})
         return 1
     write_json(Path(step["result"]), result)
     return 0

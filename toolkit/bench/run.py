@@ -181,7 +181,7 @@ def planned(
         steps.append({**shared, "what": "times", **point, "point": True})
     if wanted.operators:
         steps.append({**shared, "what": "operators", "runs": _PROFILE_RUNS})
-    steps += [{**shared, "what": name} for name in ("count", "arena", "cycles")]
+    steps += [{**shared, "what": name} for name in ("count", "arena", "cycles", "answers")]
     return steps
 
 
@@ -267,9 +267,16 @@ def _filled(made: Record, found: Sequence[Step], wanted: Wanted) -> Record:
             made.engine, made.answers, each = result["engine"], result["answers"], result["instructions"]
             made.instructions = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
             made.protocol.name, made.protocol.threads, made.protocol.examples = "count", 1, len(each)
+        elif step["what"] == "answers":
+            made.engine, made.answers = made.engine or result["engine"], result["answers"]
         elif step["what"] == "operators":
             made.operators = _operators(result["operators"])
             made.operators_from = result["source"]
+        made.warnings += [text for text in result.get("warnings", []) if text not in made.warnings]
+    if made.engine is not None:
+        made.protocol.threads = made.engine.get("threads", made.protocol.threads)
+    if {step["what"] for step, _ in found} == {"answers"}:
+        made.protocol.name, made.protocol.examples = "answers", found[0][1]["answers"]["examples"]
     return made
 
 

@@ -7,7 +7,8 @@ progress to `FOLDER/progress.json`, and how all of it ended to `FOLDER/ended.jso
 goes on behind the last step that has a result: what was measured before a connection or a process was lost is kept.
 
 Needs nothing but the runtime. Limits: `cores`, the numbers of those to run on; `memory_bytes`, by a control group;
-`timeout_seconds` for a step; `parent`, the process that this one dies with.
+`timeout_seconds` for a step; `parent`, the process that this one dies with. `program` is the module that runs a step,
+and what a cold start reads beside the bundle and the runtime stands in the step's `loads`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from toolkit.storage import write_json
 
 REQUEST, PROGRESS, ENDED, LOG = "request.json", "progress.json", "ended.json", "log.txt"
 DEFAULT_TIMEOUT_SECONDS = 3600.0
+MEASURE = "toolkit.bench.measure"
 _LOADED = ("numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime", "openvino", "tokenizers")  # by a cold start
 
 
@@ -55,6 +57,7 @@ class Runner:
         request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         self._steps: list[dict[str, Any]] = request["steps"]
         self._limits: dict[str, Any] = request.get("limits", {})
+        self._program: str = request.get("program", MEASURE)
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> dict[str, Any]:
@@ -95,12 +98,13 @@ class Runner:
         given, result = self._folder / f"given-{number}.json", self._folder / f"result-{number}.json"
         resident = None
         if step.get("cold"):
-            resident = page_cache.drop(page_cache.files_of([Path(step["bundle"])], _LOADED))
+            folders = [Path(folder) for folder in (step["bundle"], *step.get("loads", ()))]
+            resident = page_cache.drop(page_cache.files_of(folders, _LOADED))
         write_json(given, {**step, "parent": os.getpid(), "result": str(result), "spawned": time.monotonic()})
         killed_before = killed()
         with (self._folder / LOG).open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "toolkit.bench.measure", str(given)],
+                [sys.executable, "-P", "-m", self._program, str(given)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment(),
                 preexec_fn=lambda: _begin(self._limits.get("cores"), enter),
             )  # fmt: skip
@@ -114,7 +118,7 @@ class Runner:
         if result.exists():
             answer: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
             if "error" in answer:
-                raise StepError("error", answer["error"], answer["exit_code"])
+                raise StepError(answer.get("kind", "error"), answer["error"], answer["exit_code"])
             return {**answer, "cold_resident": resident} if step.get("cold") else answer
         if code == -signal.SIGKILL:
             raise StepError("memory", f"'{step['what']}' was killed, most likely because the memory ran out.", 1)

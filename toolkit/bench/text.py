@@ -152,17 +152,19 @@ def sentence(record: Record) -> str:
     protocol = record.protocol
     examples = f"{protocol.examples} examples ({protocol.examples_from})"
     threads = f"{protocol.threads} thread{'s' if protocol.threads != 1 else ''}"
+    same = ""
+    if record.answers is not None:
+        apart = f"{record.answers['largest_difference']:.1e} apart"
+        same = f" Answers here and there: {'the same to the last bit' if record.answers['bit_exact'] else apart}."
     if record.instructions is not None:
-        said = record.answers or {}
-        same = "the same to the last bit" if said.get("bit_exact") else f"{said.get('largest_difference', 0):.1e} apart"
-        return (
-            f"Emulated on {record.device.title}, {threads}, mean of {examples}. A count of instructions, not a time. "
-            f"Answers here and there: {same}."
-        )
+        what = "A count of instructions, not a time."
+        return f"Emulated on {record.device.title}, {threads}, mean of {examples}. {what}{same}"
     runs = ""
     if record.latency is not None:
         runs = f", {record.latency.count} queries in {protocol.rounds} rounds over {examples}"
-    return f"{record.kind.capitalize()} on {record.device.title}, {threads}{runs}."
+    if protocol.name == "answers":
+        runs = f", {examples}, which say nothing of its speed"
+    return f"{record.kind.capitalize()} on {record.device.title}, {threads}{runs}.{same}"
 
 
 COMPARE_HEAD = ("bundle", "latency p50", "ratio of times", "verdict")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from toolkit.cli import output
@@ -15,15 +17,21 @@ def command() -> None:
     Examples:
       toolkit devices list
       toolkit devices setup emulator
+      toolkit devices setup browser
     """
 
 
+# The kinds that are set up or may not be ready: a module of toolkit/devices each, with one called NAME_setup beside it.
+_KINDS = ("emulator", "browser")
+
+
 @command.command(name="setup")
-@click.argument("device", type=click.Choice(["emulator"]))
+@click.argument("device", type=click.Choice(_KINDS))
 @click.option("--cache-dir", metavar="FOLDER", help="Where it is kept.  [default: $TOOLKIT_CACHE or ~/.cache/toolkit]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def setup(device: str, cache_dir: str | None, as_json: bool) -> None:
-    """Fetch what DEVICE needs: for `emulator` a Python and the engines for Arm, and a counter of instructions.
+    """Fetch what DEVICE needs: for `emulator` a Python and the engines for Arm, and a counter of instructions; for
+    `browser` the engines for web pages.
 
     \b
     Example:
@@ -32,19 +40,26 @@ def setup(device: str, cache_dir: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     from toolkit.cache import open_cache
-    from toolkit.devices import emulator, emulator_setup
 
+    kind, setting = _modules(device)
     cache = open_cache(Path(cache_dir) if cache_dir else None).folder
     title = f"set up {device}"
     with output.reporting(as_json) as reporter:
         reporter.started(title)
-        folder = emulator_setup.setup(cache, lambda *step: reporter.progress(title, *step))
-    facts = {"folder": str(folder), "devices": list(emulator.addresses()), **emulator_setup.read(folder)}
+        folder = setting.setup(cache, lambda *step: reporter.progress(title, *step))
+    facts = {"folder": str(folder), "devices": list(kind.addresses()), **setting.read(folder)}
     if as_json:
         output.print_json(facts)
         return
-    click.echo(f"{folder}: Python {facts['python']} for arm64, {', '.join(facts['wheels'])}.")
+    click.echo(f"{folder}: {setting.sentence(facts)}")
     click.echo(f"Devices: {', '.join(facts['devices'])}.")
+
+
+def _modules(device: str) -> tuple[Any, Any]:
+    """A kind's module and that of its setup."""
+    import importlib
+
+    return tuple(importlib.import_module(f"toolkit.devices.{name}") for name in (device, f"{device}_setup"))  # type: ignore[return-value]
 
 
 @command.command(name="list")
@@ -60,15 +75,13 @@ def show(cache_dir: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     from toolkit.cache import open_cache
-    from toolkit.devices import emulator, emulator_setup
 
     cache = open_cache(Path(cache_dir) if cache_dir else None).folder
-    ready = emulator_setup.is_ready(cache)
     rows = [("local", "this machine", "ready")]
-    rows += [
-        (address, title, "ready" if ready else "toolkit devices setup emulator")
-        for address, title in emulator.addresses().items()
-    ]
+    for name in _KINDS:
+        kind, setting = _modules(name)
+        state = setting.state(cache)
+        rows += [(address, title, state) for address, title in kind.addresses().items()]
     if as_json:
         output.print_json([{"device": device, "title": title, "state": state} for device, title, state in rows])
         return

@@ -18,7 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ def is_ready(cache: Path) -> bool:
     return (guest_folder(cache) / FILE_NAME).is_file()
 
 
+def state(cache: Path) -> str:
+    """`ready`, or what there is to do."""
+    return "ready" if is_ready(cache) else "toolkit devices setup emulator"
+
+
 def setup(cache: Path, on_step: Callable[[int, int, str], None] = lambda done, of, text: None) -> Path:
     """Make the guest, unless it is there. Raises MissingDependencyError for a missing program, or where packages cannot
     be had."""
@@ -103,6 +108,11 @@ def read(folder: Path) -> dict[str, Any]:
     """What a guest is made of."""
     found: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
     return found
+
+
+def sentence(facts: Mapping[str, Any]) -> str:
+    """What a guest is made of, in words."""
+    return f"Python {facts['python']} for arm64, {', '.join(facts['wheels'])}."
 
 
 def _download(state: Path) -> list[Path]:

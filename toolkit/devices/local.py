@@ -8,8 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -188,13 +186,9 @@ class Local:
     steps = frozenset({"start", "times", "compare", "sustain", "operators"})
 
     def __init__(self, settings: Settings) -> None:
-        from toolkit.bench import runner
+        from toolkit.devices import runs
 
-        self._settings = settings
-        self._runner = runner
-        self._work = tempfile.TemporaryDirectory(prefix="toolkit-bench-")
-        self._folder = Path(self._work.name)
-        self._runs = 0
+        self._here = runs.Here(settings.limits)
 
     def describe(self) -> dict[str, Any]:
         """The fingerprint of this machine."""
@@ -206,49 +200,19 @@ class Local:
 
     def run(self, steps: list[dict[str, Any]], progress: Progress) -> Outcome:
         """Run steps by a runner that dies with this process."""
-        from toolkit import child
-        from toolkit.devices import runs
-        from toolkit.storage import write_json
-
-        self._runs += 1
-        self._folder = Path(self._work.name) / f"run-{self._runs}"
-        self._folder.mkdir()
-        request = {"steps": steps, "limits": self._settings.limits, "parent": os.getpid()}
-        write_json(self._folder / self._runner.REQUEST, request)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "toolkit.bench.runner", str(self._folder)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=child.environment(),
-            start_new_session=True,  # Ctrl-C reaches this process only, which ends the runner
-        )  # fmt: skip
-        try:
-            return runs.follow(self._read, process, steps, progress)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+        return self._here.run(steps, progress)
 
     def pull(self, name: str) -> bytes:
         """A file of the last run."""
-        found = self._read(name)
-        if found is None:
-            from toolkit.errors import InputError
-
-            raise InputError(f"The run on this machine wrote no {name}.")
-        return found
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._here.pull(name)
 
     def close(self) -> None:
         """Remove what the runs wrote."""
-        self._work.cleanup()
+        self._here.close()
 
 
-def connect(address: str, settings: Settings) -> Local:
-    """This machine. Raises InputError for cores that this process may not use."""
+def check_cores(settings: Settings) -> None:
+    """Raise InputError for cores that this process may not use."""
     from toolkit.errors import InputError
 
     if settings.cores and not hasattr(os, "sched_setaffinity"):
@@ -257,4 +221,9 @@ def connect(address: str, settings: Settings) -> Local:
     unknown = sorted(set(settings.cores) - usable)
     if unknown:
         raise InputError(f"--cores: there is no core {unknown[0]} to use here; there are {sorted(usable)}.")
+
+
+def connect(address: str, settings: Settings) -> Local:
+    """This machine. Raises InputError for cores that this process may not use."""
+    check_cores(settings)
     return Local(settings)
