@@ -68,7 +68,7 @@ class Device(_Strict):
 class Protocol(_Strict):
     """How it was measured."""
 
-    name: Literal["quick", "mlperf", "sustain", "count", "arena"]
+    name: Literal["quick", "mlperf", "sustain", "count", "answers", "arena"]
     seconds: float | None = None
     least_queries: int | None = None
     rounds: int | None = None

@@ -101,8 +101,13 @@ def bench(
 
         with ThreadPoolExecutor(max_workers=max(1, len(reached))) as pool:
             away = {device.address: pool.submit(one, device) for device in reached if not device.here}
-            here = {device.address: one(device) for device in reached if device.here}
-            return [away[d.address].result() if d.address in away else here[d.address] for d in reached]
+            try:
+                here = {device.address: one(device) for device in reached if device.here}
+                return [away[d.address].result() if d.address in away else here[d.address] for d in reached]
+            except BaseException:
+                for device in reached:  # ends what still runs elsewhere: its thread is waited for
+                    device.close()
+                raise
 
 
 @contextlib.contextmanager
@@ -181,7 +186,7 @@ def planned(
         steps.append({**shared, "what": "times", **point, "point": True})
     if wanted.operators:
         steps.append({**shared, "what": "operators", "runs": _PROFILE_RUNS})
-    steps += [{**shared, "what": name} for name in ("count", "arena", "cycles")]
+    steps += [{**shared, "what": name} for name in ("count", "answers", "arena", "cycles")]
     return steps
 
 
@@ -267,6 +272,9 @@ def _filled(made: Record, found: Sequence[Step], wanted: Wanted) -> Record:
             made.engine, made.answers, each = result["engine"], result["answers"], result["instructions"]
             made.instructions = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
             made.protocol.name, made.protocol.threads, made.protocol.examples = "count", 1, len(each)
+        elif step["what"] == "answers":
+            made.engine, made.answers = result["engine"], result["answers"]
+            made.protocol.name, made.protocol.examples = "answers", result["answers"]["examples"]
         elif step["what"] == "operators":
             made.operators = _operators(result["operators"])
             made.operators_from = result["source"]

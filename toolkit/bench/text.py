@@ -152,12 +152,13 @@ def sentence(record: Record) -> str:
     protocol = record.protocol
     examples = f"{protocol.examples} examples ({protocol.examples_from})"
     threads = f"{protocol.threads} thread{'s' if protocol.threads != 1 else ''}"
-    if record.instructions is not None:
-        said = record.answers or {}
+    if record.answers is not None:
+        said = record.answers
         same = "the same to the last bit" if said.get("bit_exact") else f"{said.get('largest_difference', 0):.1e} apart"
+        counts = "mean of " if record.instructions is not None else ""
+        what = "A count of instructions, not a time." if record.instructions is not None else "Its times mean nothing."
         return (
-            f"Emulated on {record.device.title}, {threads}, mean of {examples}. A count of instructions, not a time. "
-            f"Answers here and there: {same}."
+            f"Emulated on {record.device.title}, {threads}, {counts}{examples}. {what} Answers here and there: {same}."
         )
     runs = ""
     if record.latency is not None:
