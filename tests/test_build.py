@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +15,14 @@ import yaml
 
 import toolkit
 from tests.conftest import run_toolkit
+from tests.sshd import Sshd, serving
 from tests.test_light_imports import hidden_in_children
 from toolkit import inspection
-from toolkit.devices import ssh
+from toolkit.devices import ssh_client
 from toolkit.errors import InputError, MissingDependencyError, RefusedError
 from toolkit.runtime import manifest as manifests
 from toolkit.tensorrt import device, rungs
 
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 SCRIPTS = {"build.json", "build_engine.py", "build_engine.sh"}
 
 
@@ -207,84 +201,17 @@ def test_what_cannot_be_built_is_refused_before_anything_runs(bundle: Path, jets
 # Behind ssh
 
 
-@dataclass
-class Sshd:
-    """A real sshd on the loopback."""
-
-    address: str
-    config: Path  # for the client
-    temporary: Path  # where the remote side makes its folders
-    home: Path
-    known_hosts: Path
-
-    def left(self) -> list[str]:
-        return sorted(path.name for path in self.temporary.iterdir())
-
-
-def keygen(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    return path
-
-
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Sshd]:
-    """One whose commands find this Python as python3, and a stand-in for trtexec. Its HOME has no shell start-up files,
-    which could set another PATH."""
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
-    folder = tmp_path / "ssh"
-    for name in ("temporary", "bin"):
-        (folder / name).mkdir(parents=True)
-    python = folder / "bin" / "python3"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    trtexec = folder / "trtexec"
+    """A server with a stand-in for trtexec."""
+    trtexec = tmp_path / "trtexec"
     trtexec.write_text(
         "#!/bin/sh\necho '&&&& RUNNING TensorRT.trtexec [TensorRT v100300]'\n"
         'for a; do case "$a" in --saveEngine=*) printf engine > "${a#*=}";; esac; done\n'
     )
     trtexec.chmod(0o755)
-    host_key, key = keygen(folder / "host_key"), keygen(folder / "key")
-    shutil.copy(key.with_suffix(".pub"), folder / "authorized_keys")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin"
-    environ = f"HOME={folder} PATH={path} TMPDIR={folder / 'temporary'} TRTEXEC={trtexec}"
-    (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nStrictModes no\nUsePAM no\n"
-        f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"PermitRootLogin prohibit-password\nSetEnv {environ}\n"
-    )
-    known_hosts = folder / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{port} {host_key.with_suffix('.pub').read_text()}")
-    (folder / "config").write_text(f"Host *\n  IdentityFile {key}\n  UserKnownHostsFile {known_hosts}\n")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd, run as root, shuts its children in
-    server = subprocess.Popen([SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "log")])
-    try:
-        wait_for(port, server, folder / "log")
-        yield Sshd(
-            f"ssh://{getpass.getuser()}@127.0.0.1:{port}",
-            folder / "config",
-            folder / "temporary",
-            Path.home(),
-            known_hosts,
-        )
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the server answers; it binds its port some milliseconds after it starts."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-    raise AssertionError(log.read_text())
+    with serving(tmp_path / "ssh", TRTEXEC=str(trtexec)) as server:
+        yield server
 
 
 def test_an_engine_is_built_behind_ssh_and_brought_back(bare: tuple[Path, str], sshd: Sshd, tmp_path: Path) -> None:
@@ -304,7 +231,7 @@ def test_an_engine_is_built_behind_ssh_and_brought_back(bare: tuple[Path, str], 
 
 def test_what_is_kept_on_the_device_is_not_copied_again(rtx: Any, sshd: Sshd, tmp_path: Path) -> None:
     bundle = copied(rtx, tmp_path)
-    kept = sshd.home / "toolkit-builds" / rtx.manifest["content_hash"][:16]
+    kept = Path.home() / "toolkit-builds" / rtx.manifest["content_hash"][:16]
     lines: list[str] = []
     try:
         first = device.build(bundle, sshd.address, ssh_config=sshd.config, keep=True)
@@ -338,7 +265,7 @@ def test_trtexec_is_used_where_python_has_no_tensorrt(jetson: Any, sshd: Sshd, t
 
 def test_what_trtexec_refuses_is_refused_and_nothing_is_left(jetson: Any, sshd: Sshd, tmp_path: Path) -> None:
     bundle = copied(jetson, tmp_path)
-    stand_in = sshd.config.with_name("trtexec")
+    stand_in = sshd.folder.parent / "trtexec"
     stand_in.write_text("#!/bin/sh\necho 'Engine could not be created'\nexit 1\n")
     with pytest.raises(RefusedError, match=r"trtexec builds no engine: Engine could not be created"):
         device.build(bundle, sshd.address, ssh_config=sshd.config)
@@ -381,7 +308,7 @@ def test_a_device_that_is_off_is_exit_code_3(jetson: Any) -> None:
     ],
 )
 def test_addresses(address: str, user: str | None, host: str, port: int | None) -> None:
-    found = ssh.parse(address)
+    found = ssh_client.parse(address)
     assert (found.user, found.host, found.port, found.name) == (user, host, port, address)
 
 
@@ -401,8 +328,8 @@ def test_addresses(address: str, user: str | None, host: str, port: int | None) 
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="is no device"):
-        ssh.parse(address)
+        ssh_client.parse(address)
 
 
 def test_arguments_reach_the_remote_shell_as_they_are() -> None:
-    assert ssh.parse("ssh://h").command(["echo", "a b; rm -rf /", "$(id)"])[-1] == "echo 'a b; rm -rf /' '$(id)'"
+    assert ssh_client.parse("ssh://h").command(["echo", "a b; rm -rf /", "$(id)"])[-1] == "echo 'a b; rm -rf /' '$(id)'"

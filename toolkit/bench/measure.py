@@ -86,6 +86,11 @@ class Queries:
         whole = time.perf_counter() - started
         return encoder.seconds, engine.seconds, whole - encoder.seconds - engine.seconds
 
+    def answers(self, index: int) -> Any:
+        """What the engine gives for one example."""
+        inputs = self._encoded[index] if self._encoded is not None else self.pipeline.encoder(self.examples[index])
+        return self.pipeline.engine.run(inputs)
+
     def close(self) -> None:
         self.pipeline.close()
 
@@ -271,6 +276,22 @@ def operators(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     return {"operators": [each.as_dict() for each in found], "source": profiler.SOURCE}
 
 
+def answers(step: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """What the engine answers to each example: of a device whose times mean nothing."""
+    queries = Queries(step)
+    found = [queries.answers(index) for index in range(len(queries))]
+    return {
+        "engine": queries.pipeline.engine.describe(),
+        "answers": [
+            {
+                name: {"dtype": str(array.dtype), "shape": array.shape, "values": array.ravel().tolist()}
+                for name, array in each.items()
+            }
+            for each in found
+        ],
+    }
+
+
 Steps = Mapping[str, Callable[[Mapping[str, Any], Progress], dict[str, Any]]]
 STEPS: Steps = {
     "start": start,
@@ -278,6 +299,7 @@ STEPS: Steps = {
     "compare": compare,
     "sustain": sustain,
     "operators": operators,
+    "answers": answers,
 }
 
 

@@ -101,8 +101,13 @@ def bench(
 
         with ThreadPoolExecutor(max_workers=max(1, len(reached))) as pool:
             away = {device.address: pool.submit(one, device) for device in reached if not device.here}
-            here = {device.address: one(device) for device in reached if device.here}
-            return [away[d.address].result() if d.address in away else here[d.address] for d in reached]
+            try:
+                here = {device.address: one(device) for device in reached if device.here}
+                return [away[d.address].result() if d.address in away else here[d.address] for d in reached]
+            except BaseException:
+                for device in reached:  # ends what still runs elsewhere: its thread is waited for
+                    device.close()
+                raise
 
 
 @contextlib.contextmanager

@@ -100,6 +100,10 @@ def limits(command: F) -> F:
             click.option("--cores", type=Numbers(), metavar="0,1,…", help="Run on these cores only."),
             click.option("--memory", type=MEGABYTES, metavar="SIZE", help="Give it this much memory, e.g. 512MB."),
             click.option("--timeout", type=DURATION, metavar="TIME", help="End a step that takes longer."),
+            click.option("--keep", is_flag=True, help="Leave on a device behind ssh what the next run can use again."),
+            click.option("--python", metavar="PATH", help="Of a device behind ssh.  [default: python3]"),
+            click.option("--wheels", metavar="FOLDER", help="Of what its Python lacks.  [default: downloaded]"),
+            click.option("--ssh-config", metavar="FILE", help="Of ssh, instead of your own."),
         ]
     ):
         command = option(command)
@@ -114,11 +118,16 @@ def device_settings(given: dict[str, Any]) -> Any:
     from toolkit.devices import Settings
 
     cache, memory = given.pop("cache_dir"), given.pop("memory")
+    wheels, ssh_config = given.pop("wheels"), given.pop("ssh_config")
     return Settings(
         cache=open_cache(Path(cache) if cache else None).folder,
         cores=given.pop("cores") or (),
         memory_bytes=int(memory * 1e6) if memory is not None else None,
         timeout_seconds=given.pop("timeout"),
+        keep=given.pop("keep"),
+        python=given.pop("python"),
+        wheels=Path(wheels) if wheels else None,
+        ssh_config=Path(ssh_config) if ssh_config else None,
     )
 
 

@@ -192,14 +192,14 @@ def calibrate(
       toolkit targets calibrate -o my-server.yaml
       toolkit targets calibrate --target ./my-board.yaml --threads 1 --threads 4 -o my-board.yaml --overwrite
     """
-    from toolkit.devices import ssh
+    from toolkit.devices import ssh_client
     from toolkit.errors import InputError
     from toolkit.kernels import calibrate as timing
     from toolkit.target import HOST, resolve
     from toolkit.target.draft import calibrated, check_name
 
     if device != "local":
-        named = ssh.parse(device).name
+        named = ssh_client.parse(device).name
         raise InputError(f"--device {named}: calibrating over ssh is not possible yet; run this command on the device.")
     base = resolve(target or HOST)
     path = Path(file or f"{'my-machine' if target is None else base.name}-calibrated.yaml")

@@ -32,6 +32,7 @@ class Settings:
     timeout_seconds: float | None = None  # of one step
     keep: bool = False  # leave on the device what was put there
     python: str | None = None  # of a device behind ssh
+    wheels: Path | None = None  # a folder of those that a device behind ssh may need
     ssh_config: Path | None = None
     runner: Path | None = None  # a program of the user's for a device without Python
 
@@ -92,6 +93,7 @@ _MODULES: Mapping[str, str] = {
     LOCAL: "toolkit.devices.local",
     "emulator": "toolkit.devices.emulator",
     "browser": "toolkit.devices.browser",
+    "ssh": "toolkit.devices.ssh",
 }
 
 

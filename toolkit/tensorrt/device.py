@@ -13,8 +13,8 @@ from typing import Any
 
 from packaging.version import Version
 
-from toolkit.devices import local, ssh
-from toolkit.devices.ssh import Ssh
+from toolkit.devices import local, ssh_client
+from toolkit.devices.ssh_client import Ssh
 from toolkit.errors import InputError, MissingDependencyError, RefusedError, missing_extra
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime.manifest import Manifest
@@ -58,7 +58,7 @@ def build(
     if device == local.NAME:
         known = _here(manifest, image, timeout_seconds, on_line)
     else:
-        known = _there(manifest, ssh.parse(device, ssh_config), image, keep, timeout_seconds, on_line)
+        known = _there(manifest, ssh_client.parse(device, ssh_config), image, keep, timeout_seconds, on_line)
     validation = (manifest.data.get("metrics") or {}).get("validation") or {"rung": None, "steps": {}}
     if known["on_device"]:
         validation = rungs.with_engine(validation, known)
