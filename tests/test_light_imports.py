@@ -17,8 +17,8 @@ from toolkit import cli
 
 HEAVY = {
     "ai_edge_litert", "ai_edge_quantizer", "datasets", "executorch", "jax", "litert_torch", "matplotlib", "nncf",
-    "onnx", "onnxruntime", "onnxscript", "openvino", "pandas", "playwright", "pyarrow", "pydantic", "rich", "tensorflow",
-    "tokenizers", "torch", "torchao", "transformers",
+    "onnx", "onnxruntime", "onnxscript", "openvino", "pandas", "playwright", "pyarrow", "pydantic", "rich",
+    "tensorflow", "tokenizers", "torch", "torchao", "transformers",
 }  # fmt: skip
 # Of the light core, what a device does not need either.
 WORKSTATION = {"click", "packaging", "pydantic", "rich", "yaml"}
