@@ -91,6 +91,7 @@ LOCAL = "local"
 _MODULES: Mapping[str, str] = {
     LOCAL: "toolkit.devices.local",
     "emulator": "toolkit.devices.emulator",
+    "mcu": "toolkit.devices.mcu",
 }
 
 
