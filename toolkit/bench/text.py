@@ -122,7 +122,9 @@ def milliseconds(value: Value) -> str:
 
 def megabytes(value: int | None) -> str:
     """A size; what is not known is said."""
-    return NOT_AVAILABLE if value is None else f"{value / 1e6:.1f} MB"
+    if value is None:
+        return NOT_AVAILABLE
+    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
 
 
 SWEEP_HEAD = ("threads", "batch", "length", "inference p50", "examples per s")

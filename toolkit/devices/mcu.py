@@ -56,7 +56,7 @@ class Microcontroller:
     def __init__(self, address: str, settings: Settings, name: str, npu: Npu | None) -> None:
         self.address = address
         self._settings, self._name, self._npu = settings, name, npu
-        self.kind: Literal["emulated", "estimated"] = "estimated" if npu else "emulated"
+        self.kind: Literal["measured", "emulated", "estimated"] = "estimated" if npu else "emulated"
         self.clock = f"estimate of {mcu_vela.version()}" if npu else "none: bytes are counted"
         self.steps = frozenset({"arena", "cycles"} if npu else {"arena"})
 

@@ -8,6 +8,7 @@ interpreter says on standard error how much of its arena it needed.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
@@ -32,7 +33,7 @@ def answer(interpreter: runtime.Interpreter, inputs: str, outputs: int, answers:
         for key in stored:
             example, place = key.split("/")
             examples.setdefault(example, {})[int(place)] = stored[key]
-    said = {}
+    said: Any = {}
     for example, arrays in examples.items():
         for place, array in arrays.items():
             interpreter.set_input(array, place)
