@@ -22,7 +22,7 @@ from estimates import Case
 
 from toolkit import estimate
 from toolkit.cache import open_cache
-from toolkit.devices import Settings, emulator
+from toolkit.devices import emulator
 from toolkit.runner import library_versions
 from toolkit.storage import write_json
 
@@ -79,7 +79,7 @@ def main() -> None:
         every = estimates.cases(work, argparse.Namespace(vad=None, paraphrase=None))
         chosen = [case for case in every if case.sizes.get("length", TOKENS) == TOKENS]
         for cpu in given.cpus:
-            device = emulator.connect(f"{emulator.SCHEME}://{cpu}", Settings(open_cache(None).folder))
+            device = emulator.user_mode(cpu, open_cache(None).folder)
             rows = []
             for case in chosen:
                 found = row(case, device, BOARDS[cpu])

@@ -1,5 +1,5 @@
-"""Runtimes that cannot be installed beside this toolkit's own, or are not among its extras: each in a folder of the
-tests' cache, made once. A test that needs one is skipped where it cannot be installed."""
+"""A runtime that cannot be installed beside this toolkit's own: in a folder of the tests' cache, made once. A test that
+needs it is skipped where it cannot be installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 TFLITE_RUNTIME = ("tflite-runtime==2.14.0", "numpy<2", "tokenizers", "pillow")
-TFLITE_MICRO = "tflite-micro"
 
 
 def tflite_runtime(cache: Path) -> Path:
@@ -26,14 +25,6 @@ def tflite_runtime(cache: Path) -> Path:
         return ["--python", str(folder / "bin" / "python"), "install", "-q", *TFLITE_RUNTIME]
 
     return _made(cache / "tflite-runtime-2.14.0", make) / "bin" / "python"
-
-
-def tflite_micro(cache: Path) -> Path:
-    """A folder with the package tflite-micro, for a Python that has numpy."""
-    return _made(
-        cache / "tflite-micro",
-        lambda folder: ["install", "-q", "--pre", "--no-deps", "--target", str(folder), TFLITE_MICRO],
-    )
 
 
 def _made(folder: Path, arguments: Callable[[Path], list[str]]) -> Path:

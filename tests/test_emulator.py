@@ -172,8 +172,10 @@ def test_a_bundle_is_counted(bundle: Path, tmp_path: Path) -> None:
 
 def test_devices_are_listed() -> None:
     found = {each["device"]: each["state"] for each in json.loads(run_toolkit("devices", "list", "--json").stdout)}
-    wanted = {"local": "ready", **dict.fromkeys((f"emulator://{cpu}" for cpu in emulator.CPUS), "ready")}
-    assert found.items() >= wanted.items()
+    assert found["local"] == "ready"
+    assert {found[f"emulator://{cpu}"] for cpu in emulator.CPUS} == {"ready"}
+    assert {f"emulator://{cpu}?mode=system" for cpu in emulator.CPUS} < set(found)
+    assert {"mcu://cortex-m", "mcu://ethos-u55-128"} < set(found)
 
 
 def test_what_cannot_be_is_one_message(

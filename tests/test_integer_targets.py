@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import toolkit
-from tests import other_runtimes
 from tests.conftest import PICTURE_SIDE, run_toolkit
 from tests.networks import CLASSES, pattern
 from toolkit import planning, recipe, rules, steps, target, tasks
@@ -163,15 +162,7 @@ def test_a_search_for_a_smaller_network_counts_the_same_memory() -> None:
 # TensorFlow Lite Micro itself
 
 
-@pytest.fixture
-def micro(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = other_runtimes.tflite_micro(cache_folder)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    return folder
-
-
-def test_the_activations_are_what_its_planner_needs(micro: Path, artifact: Path) -> None:
+def test_the_activations_are_what_its_planner_needs(artifact: Path) -> None:
     said = litert_memory.on_a_microcontroller(artifact / "model.tflite")
     assert said is not None and "error" not in said, said
     model = flatbuffer.read(artifact / "model.tflite")
@@ -181,7 +172,7 @@ def test_the_activations_are_what_its_planner_needs(micro: Path, artifact: Path)
     assert said["version"]
 
 
-def test_it_answers_as_the_interpreter_here(micro: Path, artifact: Path) -> None:
+def test_it_answers_as_the_interpreter_here(artifact: Path) -> None:
     """Weights that lie where it does not look are zeros to it, and it says nothing of that."""
     from tflite_micro.python.tflite_micro import runtime
 
@@ -204,27 +195,16 @@ def test_it_answers_as_the_interpreter_here(micro: Path, artifact: Path) -> None
     assert seen == {0, 1, 2}
 
 
-def test_what_it_does_not_have_is_said(micro: Path, tuned: Path, tmp_path: Path) -> None:
+def test_what_it_does_not_have_is_said(tuned: Path, tmp_path: Path) -> None:
     steps.export(str(tuned), str(tmp_path / "float"), engine="litert", lengths=[16])
     said = litert_memory.on_a_microcontroller(tmp_path / "float" / "model.tflite")
     assert said is not None
     assert "Didn't find op for builtin opcode" in said["error"]
 
 
-def test_without_the_package_nothing_is_said(artifact: Path) -> None:
-    if _has_micro():
-        pytest.skip("tflite-micro is installed here")
+def test_without_the_package_nothing_is_said(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(litert_memory, "PACKAGE", "there-is-no-such-package")
     assert litert_memory.on_a_microcontroller(artifact / "model.tflite") is None
-
-
-def _has_micro() -> bool:
-    from importlib import metadata
-
-    try:
-        metadata.version(litert_memory.PACKAGE)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def test_a_text_encoder_is_refused_before_it_is_looked_at(tmp_path: Path, reviews: Path) -> None:

@@ -156,7 +156,12 @@ def _bench(
         others=outcome.others,
         failure=records.Failure.model_validate(outcome.failed) if outcome.failed else None,
     )
-    found = [(step, result) for step, result in zip(steps, outcome.results, strict=True) if result is not None]
+    # A device that did less than it was asked for says so in its result.
+    found = [
+        ({**step, **result.get("as_run", {})}, result)
+        for step, result in zip(steps, outcome.results, strict=True)
+        if result is not None
+    ]
     return warned(with_modules(_filled(made, found, wanted), manifest.artifact), wanted)
 
 
@@ -274,6 +279,15 @@ def _filled(made: Record, found: Sequence[Step], wanted: Wanted) -> Record:
             made.protocol.name, made.protocol.threads, made.protocol.examples = "count", 1, len(each)
         elif step["what"] == "answers":
             made.engine, made.answers = made.engine or result["engine"], result["answers"]
+        elif step["what"] == "arena":
+            made.engine, made.answers, made.arena = result["engine"], result["answers"], result["arena"]
+            made.protocol.name, made.protocol.threads, made.protocol.examples = (
+                "arena",
+                1,
+                result["answers"]["examples"],
+            )
+        elif step["what"] == "cycles":
+            made.cycles = result["cycles"]
         elif step["what"] == "operators":
             made.operators = _operators(result["operators"])
             made.operators_from = result["source"]
@@ -303,7 +317,8 @@ def _add_times(made: Record, step: Mapping[str, Any], result: Mapping[str, Any],
     made.engine = result["engine"]
     made.others = result.get("others") or made.others
     made.protocol.seconds, made.protocol.least_queries = step["seconds"], step["queries"]
-    made.protocol.rounds = step["rounds"]
+    made.protocol.rounds, made.protocol.examples = step["rounds"], len(step["examples"])
+    made.protocol.threads = step["threads"] or made.protocol.threads
     made.protocol.warm_up_runs, made.protocol.stable = result["warm_up_runs"], result["stable"]
     if result.get("energy"):
         made.energy = [_energy(each, count) for each in result["energy"]]

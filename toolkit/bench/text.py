@@ -51,7 +51,34 @@ def rows(record: Record) -> list[tuple[str, str]]:
             for name, value in record.instructions.items()
             if value and name != "total"
         ]
+    found += _microcontroller(record)
     found.append(("bundle's artifact", megabytes(record.bundle.artifact_bytes)))
+    if is_virtual(record):
+        return [(name.replace("latency", "virtual time"), value.replace(" ms", " virtual ms")) for name, value in found]
+    return found
+
+
+def is_virtual(record: Record) -> bool:
+    """Whether its milliseconds are those of a clock that counts instructions."""
+    return record.clock.startswith("virtual")
+
+
+def _microcontroller(record: Record) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    if record.arena is not None:
+        arena = record.arena
+        found.append(("arena", f"{arena['total_bytes']} bytes, {arena['tail_bytes']} of them for good"))
+    if record.cycles is not None:
+        cycles = record.cycles
+        used = ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in cycles["memory_bytes"].items() if size)
+        on_cpu = sum(each["where"] == "cpu" for each in cycles["operators"])
+        found += [
+            ("cycles, an estimate", f"{cycles['total']} ({cycles['ms']:.3f} ms at {cycles['clock_hz'] / 1e6:g} MHz)"),
+            ("memory, an estimate", f"{used} bytes"),
+            ("operators on the NPU", f"{len(cycles['operators']) - on_cpu} of {len(cycles['operators'])}"),
+        ]
+        if on_cpu:
+            found.append(("  left out of the estimate", f"{on_cpu} on the CPU"))
     return found
 
 
@@ -95,7 +122,9 @@ def milliseconds(value: Value) -> str:
 
 def megabytes(value: int | None) -> str:
     """A size; what is not known is said."""
-    return NOT_AVAILABLE if value is None else f"{value / 1e6:.1f} MB"
+    if value is None:
+        return NOT_AVAILABLE
+    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
 
 
 SWEEP_HEAD = ("threads", "batch", "length", "inference p50", "examples per s")
@@ -133,13 +162,32 @@ def table_rows(records: Sequence[Record]) -> list[Row]:
         (
             record.device.address,
             record.kind if record.failure is None else f"{record.kind}, failed",
-            milliseconds(record.latency.p50_ms) if record.latency else "",
-            _start(record.cold_start).partition(":")[0] if record.cold_start else "",
-            megabytes(record.memory.peak_rss_bytes) if record.memory else "",
+            _time(record),
+            _cold(record),
+            _peak(record),
             f"{record.instructions['total'] / 1e6:.3f} M" if record.instructions else "",
         )
         for record in records
     ]
+
+
+def _time(record: Record) -> str:
+    if record.cycles is not None:
+        return f"{record.cycles['ms']:.3f} ms, an estimate"
+    if record.latency is None:
+        return ""
+    return f"{record.latency.p50_ms} {'virtual ' if is_virtual(record) else ''}ms"
+
+
+def _cold(record: Record) -> str:
+    said = _start(record.cold_start).partition(":")[0] if record.cold_start else ""
+    return said.replace(" ms", " virtual ms") if is_virtual(record) else said
+
+
+def _peak(record: Record) -> str:
+    if record.arena is not None:
+        return f"{record.arena['total_bytes']} bytes of arena"
+    return megabytes(record.memory.peak_rss_bytes) if record.memory else ""
 
 
 def title(record: Record) -> str:
@@ -159,12 +207,20 @@ def sentence(record: Record) -> str:
     if record.instructions is not None:
         what = "A count of instructions, not a time."
         return f"Emulated on {record.device.title}, {threads}, mean of {examples}. {what}{same}"
+    if record.arena is not None:
+        by = f" Cycles and memory: {record.cycles['by']}, {record.cycles['system']}." if record.cycles else ""
+        return f"{record.arena['by']}, {examples}.{same}{by}"
     runs = ""
     if record.latency is not None:
         runs = f", {record.latency.count} queries in {protocol.rounds} rounds over {examples}"
     if protocol.name == "answers":
         runs = f", {examples}, which say nothing of its speed"
     return f"{record.kind.capitalize()} on {record.device.title}, {threads}{runs}.{same}"
+
+
+def _same(record: Record) -> str:
+    said = record.answers or {}
+    return "the same to the last bit" if said.get("bit_exact") else f"{said.get('largest_difference', 0):.1e} apart"
 
 
 COMPARE_HEAD = ("bundle", "latency p50", "ratio of times", "verdict")

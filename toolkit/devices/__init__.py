@@ -94,6 +94,7 @@ _MODULES: Mapping[str, str] = {
     "emulator": "toolkit.devices.emulator",
     "browser": "toolkit.devices.browser",
     "ssh": "toolkit.devices.ssh",
+    "mcu": "toolkit.devices.mcu",
 }
 
 

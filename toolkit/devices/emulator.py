@@ -2,6 +2,7 @@
 
 `emulator://cortex-a76` runs the engines' aarch64 builds, which choose their kernels by the CPU that they see. Answers
 are those of such a CPU, and counts of instructions repeat exactly; time and memory mean nothing here and are not told.
+`emulator://cortex-a76?mode=system` is a whole machine, in `toolkit.devices.emulator_system`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.bench.encoding import compared, encoded
-from toolkit.devices import Outcome, Progress, Settings, emulator_setup, guest_inference
+from toolkit.devices import Device, Outcome, Progress, Settings, emulator_setup, guest_inference
 from toolkit.engines import Arrays
 from toolkit.errors import InputError, MissingDependencyError, ToolkitError
 
 SCHEME = "emulator"
+MODES = ("user", "system")
 CLOCK = "none: instructions are counted"
 EXAMPLES = 3  # that are counted, of those that are given
 RUNS = 5  # of which the least counts: now and then the allocator does more
@@ -66,7 +68,7 @@ class Counted:
 class Emulator:
     """A guest that is set up, as one CPU."""
 
-    kind: Literal["emulated"] = "emulated"
+    kind: Literal["measured", "emulated", "estimated"] = "emulated"
     clock = CLOCK
     here = True
     steps = frozenset({"count"})
@@ -254,24 +256,43 @@ def addresses() -> dict[str, str]:
     }
 
 
-def parse(address: str) -> str:
-    """The CPU of `emulator://CPU`. Raises InputError."""
-    scheme, _, cpu = address.partition("://")
+def system_addresses() -> dict[str, str]:
+    """Every machine that is emulated as a whole and what it is."""
+    return {
+        f"{SCHEME}://{name}?mode=system": f"{cpu.title}, a whole machine emulated: virtual time, real memory"
+        for name, cpu in CPUS.items()
+    }
+
+
+def parse(address: str) -> tuple[str, str]:
+    """The CPU and the mode of `emulator://CPU?mode=MODE`. Raises InputError."""
+    place, _, query = address.partition("?")
+    scheme, _, cpu = place.partition("://")
     if scheme != SCHEME or cpu not in CPUS:
         known = ", ".join(f"{SCHEME}://{name}" for name in CPUS)
         raise InputError(f"'{address}' is no emulated device; known: {known}.")
-    return cpu
+    if query not in ("", *(f"mode={mode}" for mode in MODES)):
+        raise InputError(f"'{address}': behind the ? goes {' or '.join(f'mode={mode}' for mode in MODES)}.")
+    return cpu, query.removeprefix("mode=") or MODES[0]
 
 
-def connect(address: str, settings: Settings) -> Emulator:
-    """The device at `emulator://CPU`. Raises InputError for an unknown one, MissingDependencyError for one that is not
-    set up."""
-    cpu = parse(address)
+def connect(address: str, settings: Settings) -> Device:
+    """The device at `emulator://CPU[?mode=MODE]`. Raises InputError for an unknown one, MissingDependencyError for one
+    that is not set up."""
+    cpu, mode = parse(address)
+    if mode == "system":
+        from toolkit.devices import emulator_system
+
+        return emulator_system.connect(address, cpu, settings)
+    return user_mode(cpu, settings.cache)
+
+
+def user_mode(cpu: str, cache: Path) -> Emulator:
+    """A CPU that counts. Raises MissingDependencyError if it is not set up."""
     emulator_setup.tools([emulator_setup.QEMU])
-    guest = emulator_setup.guest_folder(settings.cache)
-    if not emulator_setup.is_ready(settings.cache):
-        raise MissingDependencyError(f"{address} is not set up; run: toolkit devices setup emulator")
-    return Emulator(cpu, guest)
+    if not emulator_setup.is_ready(cache):
+        raise MissingDependencyError(f"{SCHEME}://{cpu} is not set up; run: toolkit devices setup emulator")
+    return Emulator(cpu, emulator_setup.guest_folder(cache))
 
 
 def _between_marks(path: Path) -> list[dict[str, int]]:

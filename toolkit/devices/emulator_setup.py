@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.cache import open_cache
 from toolkit.errors import MissingDependencyError
 from toolkit.storage import publish_folder, sha256_file, sha256_json, write_json
 
@@ -31,13 +32,19 @@ FILE_NAME = "guest.json"
 _PACKAGES = ("python3", "libstdc++6", "libgomp1")
 _WHEELS = ("numpy", "onnxruntime", "ai-edge-litert", "tokenizers", "pillow")
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-_TOOLS = {QEMU: "qemu-user", "cc": "gcc", "apt-get": "apt", "dpkg-deb": "dpkg"}
+SYSTEM_QEMU = "qemu-system-aarch64"
+_TOOLS = {
+    QEMU: "qemu-user", "cc": "gcc", "apt-get": "apt", "dpkg-deb": "dpkg", "apt-cache": "apt", "mke2fs": "e2fsprogs",
+    SYSTEM_QEMU: "qemu-system-arm",
+}  # fmt: skip
+SETUP_TOOLS = (QEMU, "cc", "apt-get", "dpkg-deb")
 _VERSION = 1
 
 
-def tools(names: Sequence[str] = tuple(_TOOLS)) -> dict[str, str]:
+def tools(names: Sequence[str] = SETUP_TOOLS) -> dict[str, str]:
     """The programs of these names, by default all that a setup takes, by their paths. Raises MissingDependencyError."""
-    found = {name: shutil.which(name) for name in names}
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    found = {name: shutil.which(name, path=places) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
         packages = " ".join(sorted({_TOOLS[name] for name in missing}))
@@ -80,28 +87,31 @@ def setup(cache: Path, on_step: Callable[[int, int, str], None] = lambda done, o
     be had."""
     found = tools()
     folder = guest_folder(cache)
-    if is_ready(cache):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open_cache(cache).lock(folder.name):
+        if not is_ready(cache):
+            _make(folder, found["cc"], on_step)
+    return folder
+
+
+def _make(folder: Path, compiler: str, on_step: Callable[[int, int, str], None]) -> None:
     with publish_folder(folder) as aside:
         on_step(0, 4, "downloading a Python for arm64")
         archives = _download(aside / "apt")
         on_step(1, 4, f"unpacking {len(archives)} packages")
         for archive in archives:
-            _run(["dpkg-deb", "-x", str(archive), str(aside / "root")], "unpacking a package")
+            run(["dpkg-deb", "-x", str(archive), str(aside / "root")], "unpacking a package")
         shutil.rmtree(aside / "apt")
         python = _python(aside / "root")
         on_step(2, 4, "downloading the engines for aarch64")
         _install(aside / "site-packages", python)
         on_step(3, 4, "building the counter")
-        _run(
-            [found["cc"], "-O2", "-shared", "-fPIC", "-o", str(aside / "counter.so"), str(COUNTER)],
+        run(
+            [compiler, "-O2", "-shared", "-fPIC", "-o", str(aside / "counter.so"), str(COUNTER)],
             "building the counter",
         )
         facts = {"python": python, "wheels": wheels(), "packages": len(archives)}
         write_json(aside / FILE_NAME, facts)
         on_step(4, 4, "done")
-    return folder
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -117,21 +127,27 @@ def sentence(facts: Mapping[str, Any]) -> str:
 
 def _download(state: Path) -> list[Path]:
     """The archives of the packages and all that they depend on, for arm64, from where this machine has its own."""
+    options = package_state(state)
+    run(
+        ["apt-get", *options, "install", "-y", "--no-install-recommends", "--download-only", *_PACKAGES],
+        "downloading packages for arm64",
+    )
+    return sorted((state / "cache" / "archives").glob("*.deb"))
+
+
+def package_state(state: Path) -> list[str]:
+    """Make a package state for arm64 in a folder, with the lists of today; the options that have apt use it."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (state / name).mkdir(parents=True)
     (state / "status").touch()
-    options = {
+    values = {
         "APT::Architecture": "arm64", "APT::Architectures": "arm64", "Dir::State": str(state / "state"),
         "Dir::State::status": str(state / "status"), "Dir::Cache": str(state / "cache"),
         "APT::Sandbox::User": "",  # files of a folder that only we may enter
     }  # fmt: skip
-    command = ["apt-get", "-qq", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
-    _run([*command, "update"], "reading the package lists for arm64")
-    _run(
-        [*command, "install", "-y", "--no-install-recommends", "--download-only", *_PACKAGES],
-        "downloading packages for arm64",
-    )
-    return sorted((state / "cache" / "archives").glob("*.deb"))
+    options = ["-qq", *(part for key, value in values.items() for part in ("-o", f"{key}={value}"))]
+    run(["apt-get", *options, "update"], "reading the package lists for arm64")
+    return options
 
 
 def _python(root: Path) -> str:
@@ -147,12 +163,14 @@ def _install(site: Path, python: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input"]
     command += ["--target", str(site), "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     command += [part for name in _PLATFORMS for part in ("--platform", name)]
-    _run([*command, *wheels()], "downloading wheels for aarch64")
+    run([*command, *wheels()], "downloading wheels for aarch64")
 
 
-def _run(command: Sequence[str], what: str) -> None:
+def run(command: Sequence[str], what: str, folder: Path | None = None) -> str:
+    """Run one program of a setup; what it says. Raises MissingDependencyError if it fails."""
     environ = {**os.environ, "LC_ALL": "C", "PYTHONPATH": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False, cwd=folder)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it gives no reason"]
         raise MissingDependencyError(f"Setting up the emulator, {what}: {said[-1].strip()}")
+    return done.stdout

@@ -9,11 +9,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import InputError
 
 PACKAGE = "tflite-micro"
 _ALIGNMENT = 16
@@ -62,19 +67,49 @@ def _is_constant(model: Any, tensor: Any) -> bool:
 
 def on_a_microcontroller(path: Path) -> dict[str, Any] | None:
     """What TensorFlow Lite Micro says of a file: `arena_bytes`, or why it does not run it as `error`; with the version
-    of the package. None if that is not installed. It runs in a process of its own, which a bad file may end."""
+    of the package. None if that is not installed."""
     try:
         version = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         return None
+    sizes, error = _probe(path)
+    if error is not None:
+        return {"version": version, "error": error}
+    return {"version": version, "arena_bytes": sizes["total"]}
+
+
+def answers_on_a_microcontroller(
+    path: Path, examples: Sequence[Sequence[NDArray[Any]]], outputs: int
+) -> tuple[dict[str, Any], list[list[NDArray[Any]]]]:
+    """What TensorFlow Lite Micro answers to examples, arrays in the order of the file's inputs, and its arena in bytes:
+    `total`, `head` (activations and scratch, which inferences use anew), `tail` (what stays) and what that is made of.
+    Raises InputError if it does not run the file."""
+    with tempfile.TemporaryDirectory(prefix="toolkit-micro-") as work:
+        inputs, answers = Path(work) / "inputs.npz", Path(work) / "answers.npz"
+        arrays: Any = {
+            f"{example}/{place}": one for example, each in enumerate(examples) for place, one in enumerate(each)
+        }
+        np.savez(inputs, **arrays)
+        sizes, error = _probe(path, str(inputs), str(outputs), str(answers))
+        if error is not None:
+            raise InputError(f"{PACKAGE} {metadata.version(PACKAGE)} does not run {path}: {error}")
+        with np.load(answers, allow_pickle=False) as stored:
+            said = [[stored[f"{example}/{place}"] for place in range(outputs)] for example in range(len(examples))]
+    return sizes, said
+
+
+def _probe(path: Path, *more: str) -> tuple[dict[str, Any], str | None]:
+    """The arena's sizes, or why there are none. In a process of its own, which a bad file may end."""
+    command = [sys.executable, str(_PROBE), str(path), *more]
     try:
-        done = subprocess.run(
-            [sys.executable, str(_PROBE), str(path)], capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
-        return {"version": version, "error": f"it did not end within {_SECONDS} seconds"}
-    found = re.search(r"Arena allocation total (\d+) bytes", done.stderr)
-    if done.returncode == 0 and found:
-        return {"version": version, "arena_bytes": int(found.group(1))}
+        return {}, f"it did not end within {_SECONDS} seconds"
+    sizes: dict[str, Any] = {
+        part: int(found) for part, found in re.findall(r"Arena allocation (total|head|tail) (\d+) bytes", done.stderr)
+    }
+    sizes["parts"] = {part: int(found) for part, found in re.findall(r"'(.+)' used (\d+) bytes", done.stderr)}
+    if done.returncode == 0 and "total" in sizes:
+        return sizes, None
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith((" ", "Traceback"))]
-    return {"version": version, "error": next(iter(lines), f"it ended with {done.returncode}")}
+    return {}, next(iter(lines), f"it ended with {done.returncode}")
