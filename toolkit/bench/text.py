@@ -218,11 +218,6 @@ def sentence(record: Record) -> str:
     return f"{record.kind.capitalize()} on {record.device.title}, {threads}{runs}.{same}"
 
 
-def _same(record: Record) -> str:
-    said = record.answers or {}
-    return "the same to the last bit" if said.get("bit_exact") else f"{said.get('largest_difference', 0):.1e} apart"
-
-
 COMPARE_HEAD = ("bundle", "latency p50", "ratio of times", "verdict")
 
 
