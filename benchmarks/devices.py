@@ -1,0 +1,101 @@
+"""Bundles on every kind of device that is at hand: one table.
+
+    toolkit devices setup emulator --system && toolkit devices setup browser
+    python benchmarks/devices.py BUNDLE … --device local --device 'browser://chromium?threads=2' --device ssh://…
+
+Without `--device` all kinds that need no address are taken. A bundle that a device cannot run has its reason in the
+table. Writes `benchmarks/devices.md` and the records to `benchmarks/results/devices.json`; every row says whether it was
+measured, emulated or estimated.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from toolkit.bench import run, text
+from toolkit.bench.record import Record
+from toolkit.cache import open_cache
+from toolkit.devices import Settings
+from toolkit.errors import ToolkitError
+from toolkit.storage import write_atomic, write_json
+
+HERE = Path(__file__).parent
+DEVICES = (
+    "local",
+    "emulator://cortex-a53",
+    "emulator://cortex-a72",
+    "emulator://cortex-a76",
+    "emulator://cortex-a76?mode=system",
+    "browser://chromium",
+    "browser://chromium?threads=2",
+    "browser://chromium?throttle=4",
+    "browser://chromium?backend=webgpu",
+    "mcu://cortex-m",
+    "mcu://ethos-u55-128",
+)
+HEAD = ("bundle", "engine", "device", "kind", "p50", "start", "peak memory", "count or arena", "answers")
+
+
+def measured(bundle: str, address: str, wanted: run.Wanted, settings: Settings) -> tuple[Record | None, str]:
+    """(the record, "") or (None, why there is none)."""
+    try:
+        (record,) = run.bench(bundle, [address], wanted, settings)
+    except ToolkitError as error:
+        return None, str(error).splitlines()[0]
+    return record, record.failure.error.splitlines()[0] if record.failure else ""
+
+
+def row(bundle: str, address: str, record: Record | None, why: str) -> tuple[str, ...]:
+    """A line of the table, under `HEAD`."""
+    if record is None:
+        return (Path(bundle).name, "", address, "", "", "", "", "", why)
+    unit = "virtual ms" if "virtual" in record.clock else "ms"
+    p50 = f"{record.latency.p50_ms} {unit}" if record.latency else ""
+    start = record.cold_start or record.warm_start
+    counted = f"{record.instructions['total'] / 1e6:.2f} M instructions" if record.instructions else ""
+    if record.arena:
+        counted = f"arena {record.arena['total_bytes']:,} bytes"
+    if record.cycles:
+        counted += f", {record.cycles['total']:,.0f} cycles"
+    answers = ""
+    if record.answers:
+        answers = "bit-exact" if record.answers["bit_exact"] else f"{record.answers['largest_difference']:.1e} apart"
+    whole = f"{start.process_ms + start.load_ms + start.first_inference_ms:.0f} {unit}" if start else ""
+    peak = text.megabytes(record.memory.peak_rss_bytes) if record.memory else ""
+    engine = f"{record.bundle.engine} {record.bundle.precision}"
+    return (record.bundle.name, engine, address, record.kind, p50, whole, peak, counted, why or answers)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+")
+    parser.add_argument("--device", action="append", dest="devices")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--ssh-config", type=Path)
+    parser.add_argument("--output", type=Path, default=HERE / "devices.md")
+    given = parser.parse_args()
+    settings = Settings(open_cache(None).folder, ssh_config=given.ssh_config)
+    wanted = run.Wanted(seconds=given.seconds)
+    rows: list[tuple[str, ...]] = []
+    records: list[dict[str, Any]] = []
+    for address in given.devices or DEVICES:
+        for bundle in given.bundles:
+            record, why = measured(bundle, address, wanted, settings)
+            rows.append(row(bundle, address, record, why))
+            print(" | ".join(rows[-1]), flush=True)
+            if record is not None:
+                records.append(record.model_dump(mode="json"))
+    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD), *(f"| {' | '.join(each)} |" for each in rows)]
+    title = (
+        "# Every kind of device\n\n`python benchmarks/devices.py …`, times with their 95 % intervals; answers are compared "
+        "with those of this machine's engine. What is emulated or estimated is no time of a real device.\n\n"
+    )
+    write_atomic(given.output, (title + "\n".join(lines) + "\n"))
+    write_json(HERE / "results" / "devices.json", {"command": "python benchmarks/devices.py", "records": records})
+
+
+if __name__ == "__main__":
+    main()
