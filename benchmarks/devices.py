@@ -4,7 +4,7 @@
     python benchmarks/devices.py BUNDLE … --device local --device 'browser://chromium?threads=2' --device ssh://…
 
 Without `--device` all kinds that need no address are taken. A bundle that a device cannot run has its reason in the
-table. Writes `benchmarks/devices.md` and the records to `benchmarks/results/devices.json`. Every row says whether it was
+table. Writes `benchmarks/devices.md` and the records to `benchmarks/results/devices.json`. Every row says whether it is
 measured, emulated or estimated.
 """
 
@@ -90,7 +90,7 @@ def main() -> None:
                 records.append(record.model_dump(mode="json"))
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD), *(f"| {' | '.join(each)} |" for each in rows)]
     title = (
-        "# Every kind of device\n\n`python benchmarks/devices.py …`, times with their 95 % intervals. Answers are compared\n"
+        "# Every kind of device\n\n`python benchmarks/devices.py …`, times with 95 % intervals. Answers are compared\n"
         "with those of this machine's engine. What is emulated or estimated is no time of a real device.\n\n"
     )
     write_atomic(given.output, (title + "\n".join(lines) + "\n"))
