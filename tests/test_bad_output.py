@@ -109,7 +109,7 @@ def test_output_with_spaces_and_letters_of_any_script(encoder: Path, reviews: Pa
     assert verified.returncode == 0, verified.stderr
     benched = run_toolkit("bench", output, "--seconds", "0.1", "--json")
     assert benched.returncode == 0, benched.stderr
-    assert json.loads(benched.stdout)["bundle"] == output.name
+    assert json.loads(benched.stdout)["bundle"]["name"] == output.name
 
 
 @pytest.mark.usefixtures("converted")
