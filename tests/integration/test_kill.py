@@ -21,7 +21,7 @@ from toolkit.cache import Cache
 from toolkit.child import Child
 from toolkit.storage import sha256_folder
 
-KILLS = 5
+KILLS = 3
 SEED = 20
 LIMIT = 300  # seconds for anything that must end
 
