@@ -104,5 +104,7 @@ def test_nothing_is_tracked_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it would fail
     tracker = trackers.open_tracker(parameters())
+    assert isinstance(tracker, trackers.Several)
+    assert list(tracker._trackers) == []
     tracker.log({"train/loss": 1.0}, 1)
     tracker.close()

@@ -108,7 +108,7 @@ class ColdStart(_Strict):
 
 class Memory(_Strict):
     """Of a process that holds one copy of the bundle. `model_delta_bytes` is what its private memory (private dirty)
-    grew by from before the load to after the first inference."""
+    grew by from before the engine was imported to after the first inference: the engine's own is in it."""
 
     before_load: dict[str, int | None]
     after_load: dict[str, int | None]

@@ -264,7 +264,7 @@ def _filled(made: Record, found: Sequence[Step], wanted: Wanted) -> Record:
         made.engine = starts[0][1]["engine"]
     for step, result in found:
         if step["what"] == "times" and step.get("point"):
-            made.sweep = [*(made.sweep or []), _point(step, result, made)]
+            made.sweep = [*(made.sweep or []), _point(step, result)]
         elif step["what"] == "times" and step.get("noise"):
             made.noise = _noise(result["rounds"])
         elif step["what"] == "times":
@@ -376,7 +376,7 @@ def _memory(results: Sequence[Mapping[str, Any]]) -> records.Memory:
     return records.Memory.model_validate({**middle, "model_delta_bytes": delta})
 
 
-def _point(step: Mapping[str, Any], result: Mapping[str, Any], made: Record) -> records.SweepPoint:
+def _point(step: Mapping[str, Any], result: Mapping[str, Any]) -> records.SweepPoint:
     found = statistics.distribution([each["inference"] for each in result["rounds"]])
     sizes = step["sizes"]
     batch = sizes.get("batch", 1)

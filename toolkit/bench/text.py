@@ -30,7 +30,7 @@ def rows(record: Record) -> list[tuple[str, str]]:
                 f"{megabytes(memory.running.get('pss_bytes'))}, {megabytes(memory.running.get('private_dirty_bytes'))}",
             )
         )
-        found.append(("of it the model", megabytes(memory.model_delta_bytes)))
+        found.append(("of it engine and model", megabytes(memory.model_delta_bytes)))
         if memory.gpu_bytes is not None:
             found.append(("GPU memory", megabytes(memory.gpu_bytes)))
     if record.latency is not None:

@@ -34,8 +34,6 @@ class Quantity(click.ParamType[float]):
 
 MILLISECONDS = Quantity("latency", {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3})
 MEGABYTES = Quantity("size", {"": 1.0, "mb": 1.0, "kb": 1e-3, "gb": 1e3})
-
-
 DURATION = Quantity("time", {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0})
 
 

@@ -106,7 +106,7 @@ class System:
         folder.mkdir()
         out, console = _Out(folder / "out"), folder / "console"
         with self._machine({**self._disks, "request": request}, folder / "out", console) as process:
-            failed = self._followed(process, out, steps, progress)
+            failed = self._followed(process, out, progress)
             if failed is None and process.poll() is None:
                 return None
         said = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
@@ -114,12 +114,10 @@ class System:
             failed = self._died(process, out, said)
         outcome = runs.outcome(out.read, steps, failed)
         if outcome.failed and outcome.failed["kind"] == "memory":
-            outcome.failed = self._out_of_memory(_step_of(out, steps))
+            outcome.failed = self._out_of_memory(_step_of(out))
         return outcome
 
-    def _followed(
-        self, process: subprocess.Popen[bytes], out: _Out, steps: list[dict[str, Any]], progress: Progress
-    ) -> dict[str, Any] | None:
+    def _followed(self, process: subprocess.Popen[bytes], out: _Out, progress: Progress) -> dict[str, Any] | None:
         """Wait until the machine is off; how it failed, if a step takes too long. Returns early, with the machine on,
         if it does not start."""
         limit = self._settings.timeout_seconds or STEP_SECONDS
@@ -132,7 +130,7 @@ class System:
             if not started and time.monotonic() - began > BOOT_SECONDS:
                 return None
             runs.tell(out.read, progress)
-            if (step := _step_of(out, steps)) != current:
+            if (step := _step_of(out)) != current:
                 began, current = time.monotonic(), step
             if started and time.monotonic() - began > limit:
                 error = f"{self.address}: '{current}' did not end within {limit:g} s of this machine and was ended."
@@ -140,8 +138,8 @@ class System:
 
     def _died(self, process: subprocess.Popen[bytes], out: _Out, console: str) -> dict[str, Any]:
         """Why a machine went off before the benchmark ended."""
-        step = _step_of(out, [])
-        if re.search("Out of memory|deadlocked on memory|Out of memory and no killable", console):
+        step = _step_of(out)
+        if re.search("Out of memory|deadlocked on memory", console):
             return self._out_of_memory(step)
         lines = (process.stderr.read() if process.stderr else b"").decode(errors="replace").strip().splitlines()
         lines = lines or [line for line in console.splitlines() if line.strip() and "reboot:" not in line]
@@ -206,7 +204,7 @@ class _Out:
         return self._files.get(name)
 
 
-def _step_of(out: _Out, steps: list[dict[str, Any]]) -> str | None:
+def _step_of(out: _Out) -> str | None:
     """What the machine does, as it said last."""
     said = out.read(runner.PROGRESS)
     return str(json.loads(said)["what"]) if said else None

@@ -20,7 +20,7 @@ def _sizes(record: Record) -> dict[str, int | None]:
     running = memory.running if memory else {}
     found: dict[str, int | None] = {
         "file": record.bundle.artifact_bytes,
-        "added by the model": memory.model_delta_bytes if memory else None,
+        "added by engine and model": memory.model_delta_bytes if memory else None,
         "private dirty, running": running.get("private_dirty_bytes"),
         "proportional set, running": running.get("pss_bytes"),
         "peak resident set": memory.peak_rss_bytes if memory else None,

@@ -150,7 +150,7 @@ def _record_card(record: Record, label: str, checks: list[Check], accepted: bool
     facts.append(Fact("size", text.size(record.bundle.artifact_bytes), "the artifact's file"))
     if record.memory is not None and record.memory.peak_rss_bytes is not None:
         delta = record.memory.model_delta_bytes
-        detail = "of the process" + (f"; the model adds {text.size(delta)}" if delta is not None else "")
+        detail = "of the process" + (f"; engine and model add {text.size(delta)}" if delta is not None else "")
         facts.append(Fact("peak memory", text.size(record.memory.peak_rss_bytes), detail))
     tags = [Tag(record.kind, KINDS[record.kind])]
     tags += [Tag("incomplete", "bad")] if record.failure else []
