@@ -210,6 +210,7 @@ class Record(_Strict):
     arena: dict[str, Any] | None = Field(None, description="Memory of a microcontroller's interpreter, in bytes")
     cycles: dict[str, Any] | None = Field(None, description="Estimate of a compiler for an NPU")
     answers: dict[str, Any] | None = Field(None, description="How the device's answers compare with the bundle's own")
+    told: dict[str, Any] | None = Field(None, description="What a user's own program for benchmarks says, and no more")
     conditions: dict[str, Any] = {}
     others: dict[str, Any] = {}
     warnings: list[str] = []

@@ -265,6 +265,10 @@ def _filled(made: Record, found: Sequence[Step], wanted: Wanted) -> Record:
     for step, result in found:
         if step["what"] == "times" and step.get("point"):
             made.sweep = [*(made.sweep or []), _point(step, result)]
+        elif step["what"] == "times" and "told" in result:
+            made.told, made.engine = result["told"], result["engine"]
+            made.protocol.seconds, made.protocol.least_queries = step["seconds"], step["queries"]
+            made.protocol.examples, made.protocol.examples_from = 0, "inputs of its own"
         elif step["what"] == "times" and step.get("noise"):
             made.noise = _noise(result["rounds"])
         elif step["what"] == "times":

@@ -51,6 +51,7 @@ def rows(record: Record) -> list[tuple[str, str]]:
             for name, value in record.instructions.items()
             if value and name != "total"
         ]
+    found += _told(record)
     found += _microcontroller(record)
     found.append(("bundle's artifact", megabytes(record.bundle.artifact_bytes)))
     if is_virtual(record):
@@ -61,6 +62,21 @@ def rows(record: Record) -> list[tuple[str, str]]:
 def is_virtual(record: Record) -> bool:
     """Whether its milliseconds are those of a clock that counts instructions."""
     return record.clock.startswith("virtual")
+
+
+def _told(record: Record) -> list[tuple[str, str]]:
+    """What a user's own program said: of some statistics there is no more than a number."""
+    told = record.told or {}
+    found = [
+        (f"{name.removesuffix('_ms').replace('_', ' ')}, as the program says", f"{value:.3f} ms")
+        for name, value in told.items()
+        if name.endswith("_ms")
+    ]
+    if "overall_mb" in told:
+        found.append(
+            ("memory, as the program says", f"{told['overall_mb']:.1f} MB, {told['init_mb']:.1f} after loading")
+        )
+    return found
 
 
 def _microcontroller(record: Record) -> list[tuple[str, str]]:
@@ -174,6 +190,8 @@ def table_rows(records: Sequence[Record]) -> list[Row]:
 def _time(record: Record) -> str:
     if record.cycles is not None:
         return f"{record.cycles['ms']:.3f} ms, an estimate"
+    if record.told is not None:
+        return f"{record.told['mean_ms']:.3f} ms, the mean as its program says"
     if record.latency is None:
         return ""
     return f"{record.latency.p50_ms} {'virtual ' if is_virtual(record) else ''}ms"
@@ -213,6 +231,8 @@ def sentence(record: Record) -> str:
     runs = ""
     if record.latency is not None:
         runs = f", {record.latency.count} queries in {protocol.rounds} rounds over {examples}"
+    if record.told is not None:
+        runs = f", {record.told['count']} queries of inputs of its own"
     if protocol.name == "answers":
         runs = f", {examples}, which say nothing of its speed"
     return f"{record.kind.capitalize()} on {record.device.title}, {threads}{runs}.{same}"

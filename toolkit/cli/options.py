@@ -98,10 +98,13 @@ def limits(command: F) -> F:
             click.option("--cores", type=Numbers(), metavar="0,1,…", help="Run on these cores only."),
             click.option("--memory", type=MEGABYTES, metavar="SIZE", help="Give it this much memory, e.g. 512MB."),
             click.option("--timeout", type=DURATION, metavar="TIME", help="End a step that takes longer."),
-            click.option("--keep", is_flag=True, help="Leave on a device behind ssh what the next run can use again."),
+            click.option("--keep", is_flag=True, help="Leave on a device what the next run can use again."),
             click.option("--python", metavar="PATH", help="Of a device behind ssh.  [default: python3]"),
             click.option("--wheels", metavar="FOLDER", help="Of what its Python lacks.  [default: downloaded]"),
             click.option("--ssh-config", metavar="FILE", help="Of ssh, instead of your own."),
+            click.option("--library", metavar="FILE", help="Of a device behind adb: the engine's library for it."),
+            click.option("--compiler", metavar="PROGRAM", help="Of what runs on a device behind adb, e.g. the NDK's."),
+            click.option("--runner", metavar="FILE", help="Run this there instead, e.g. a benchmark_model."),
         ]
     ):
         command = option(command)
@@ -117,6 +120,7 @@ def device_settings(given: dict[str, Any]) -> Any:
 
     cache, memory = given.pop("cache_dir"), given.pop("memory")
     wheels, ssh_config = given.pop("wheels"), given.pop("ssh_config")
+    library, runner = given.pop("library"), given.pop("runner")
     return Settings(
         cache=open_cache(Path(cache) if cache else None).folder,
         cores=given.pop("cores") or (),
@@ -126,6 +130,9 @@ def device_settings(given: dict[str, Any]) -> Any:
         python=given.pop("python"),
         wheels=Path(wheels) if wheels else None,
         ssh_config=Path(ssh_config) if ssh_config else None,
+        runner=Path(runner) if runner else None,
+        library=Path(library) if library else None,
+        compiler=given.pop("compiler"),
     )
 
 

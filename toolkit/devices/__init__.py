@@ -35,6 +35,8 @@ class Settings:
     wheels: Path | None = None  # a folder of those that a device behind ssh may need
     ssh_config: Path | None = None
     runner: Path | None = None  # a program of the user's for a device without Python
+    library: Path | None = None  # of the engine, for such a device, or an archive or a folder that holds it
+    compiler: str | None = None  # of what runs on such a device
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ _MODULES: Mapping[str, str] = {
     "emulator": "toolkit.devices.emulator",
     "browser": "toolkit.devices.browser",
     "ssh": "toolkit.devices.ssh",
+    "adb": "toolkit.devices.adb",
     "mcu": "toolkit.devices.mcu",
 }
 

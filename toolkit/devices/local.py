@@ -38,9 +38,15 @@ def _field(name: str) -> str | None:
 
 def isa() -> list[str]:
     """Vector extensions of this CPU, in the spelling that target profiles use."""
-    flags = set((_field("flags") or _field("Features") or "").split())
-    if platform.machine() in ("arm64", "aarch64") and not flags:
-        flags = {"asimd"}
+    if platform.machine() in ("arm64", "aarch64") and not (_field("flags") or _field("Features")):
+        return ["asimd"]
+    return instruction_sets(_cpuinfo())
+
+
+def instruction_sets(cpuinfo: str) -> list[str]:
+    """The vector extensions that Linux tells of in /proc/cpuinfo."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = set(match.group(1).split()) if match else set()
     return [name for name in _KNOWN_ISA if name in flags]
 
 
