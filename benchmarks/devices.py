@@ -16,6 +16,7 @@ from typing import Any
 
 from toolkit.bench import run, text
 from toolkit.bench.record import Record
+from toolkit.bench.steps import Wanted
 from toolkit.cache import open_cache
 from toolkit.devices import Settings
 from toolkit.errors import ToolkitError
@@ -38,7 +39,7 @@ DEVICES = (
 HEAD = ("bundle", "engine", "device", "kind", "p50", "start", "peak memory", "count or arena", "answers")
 
 
-def measured(bundle: str, address: str, wanted: run.Wanted, settings: Settings) -> tuple[Record | None, str]:
+def measured(bundle: str, address: str, wanted: Wanted, settings: Settings) -> tuple[Record | None, str]:
     """(the record, "") or (None, why there is none)."""
     try:
         (record,) = run.bench(bundle, [address], wanted, settings)
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "devices.md")
     given = parser.parse_args()
     settings = Settings(open_cache(None).folder, ssh_config=given.ssh_config)
-    wanted = run.Wanted(seconds=given.seconds)
+    wanted = Wanted(seconds=given.seconds)
     rows: list[tuple[str, ...]] = []
     records: list[dict[str, Any]] = []
     for address in given.devices or DEVICES:

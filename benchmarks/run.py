@@ -16,6 +16,7 @@ from pathlib import Path
 
 from toolkit import conversion
 from toolkit.bench import run
+from toolkit.bench.steps import Wanted
 from toolkit.cache import open_cache
 from toolkit.cli.output import reporting
 from toolkit.devices import Settings, local
@@ -62,7 +63,7 @@ def main() -> None:
         for engine, precision in BUILDS:
             made = bundle(engine, precision, Path(work))
             with reporting(False) as reporter:
-                wanted = run.Wanted(seconds=arguments.seconds)
+                wanted = Wanted(seconds=arguments.seconds)
                 records = run.bench(str(made), arguments.device or ["local"], wanted, settings, reporter)
             for record in records:
                 folder = arguments.output / record.device.fingerprint

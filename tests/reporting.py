@@ -11,7 +11,7 @@ import numpy as np
 
 from toolkit.bench import run, statistics
 from toolkit.bench.record import Record
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted
 
 
 def measured(bundle: Path, **wanted: Any) -> Record:

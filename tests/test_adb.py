@@ -28,7 +28,7 @@ from tests.test_onnx_file import small, written
 from toolkit import kernels
 from toolkit.bench import run
 from toolkit.bench.record import Record
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted
 from toolkit.devices import (
     Settings,
     adb,

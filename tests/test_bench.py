@@ -21,7 +21,7 @@ from tests.engine_bundles import ENGINES, engine_bundle
 from tests.refusals import assert_refused, in_process
 from toolkit.bench import run
 from toolkit.bench.record import Distribution, Record
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted, planned
 from toolkit.devices import Settings, cgroup
 from toolkit.errors import InputError, MissingDependencyError
 
@@ -181,7 +181,7 @@ def test_texts_of_a_file_are_run(made: Path, tmp_path: Path, sentences: list[tup
 
 def test_mlperf_asks_a_minute_and_its_queries(made: Path) -> None:
     """Without running it: what the device is given."""
-    given = run.planned(run.read_bundle(made), "there", ["a text"], Wanted(protocol="mlperf"), Settings(Path()))
+    given = planned(run.read_bundle(made), "there", ["a text"], Wanted(protocol="mlperf"), Settings(Path()))
     timed = [step for step in given if step["what"] == "times" and not step.get("noise")]
     assert [(step["seconds"], step["queries"], step["rounds"]) for step in timed] == [(60.0, 1024, 1)]
     assert [step["rounds"] for step in given if step.get("noise")] == [8]
@@ -340,6 +340,31 @@ def gone(process: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@linux
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiles a clock")
+@pytest.mark.parametrize("step", [-86_400, 400 * 86_400], ids=["back", "forward"])
+def test_a_clock_that_is_set_meanwhile_changes_nothing(step: int, made: Path, tmp_path: Path) -> None:
+    """As by NTP on a board that has no clock of its own."""
+    library, source = tmp_path / "clock.so", Path(__file__).with_name("stepping_clock.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
+    clock = {"LD_PRELOAD": str(library), "CLOCK_STEP": str(step)}
+    jumps = "import time; began = time.time()\nwhile abs(time.time() - began) < 3600: pass"
+    subprocess.run([sys.executable, "-c", jumps], env={**os.environ, **clock}, timeout=60, check=True)
+    output = tmp_path / "record.json"
+    done = run_toolkit("bench", made, "--seconds", "4", "-o", output, environ=clock)
+    assert done.returncode == 0, done.stderr
+    record = Record.model_validate_json(output.read_text())
+    assert record.latency is not None
+    assert_in_order(record.latency)
+    assert record.latency.max_ms < 60_000
+    for start in (record.cold_start, record.warm_start):
+        assert start is not None
+        for part in (start.process_ms, start.load_ms, start.first_inference_ms):
+            assert 0 < part < 60_000
+    assert record.throughput_per_s is not None
+    assert record.throughput_per_s > 0
 
 
 @linux

@@ -25,6 +25,7 @@ from tests.engine_bundles import engine_bundle
 from tests.refusals import assert_refused, in_process
 from toolkit.bench import run
 from toolkit.bench.record import Record
+from toolkit.bench.steps import Wanted
 from toolkit.devices import Outcome, Settings, browser, browser_server, browser_setup, browser_steps, browser_tensors
 from toolkit.errors import InputError, MissingDependencyError
 from toolkit.runtime import manifest as manifests
@@ -129,7 +130,7 @@ def tiny(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def record(bundles: dict[str, Path], cache_folder: Path) -> Record:
     """A benchmark of the ONNX bundle with fewer starts and rounds than a user gets."""
-    wanted = run.Wanted(seconds=0.4, starts=1, rounds=4)
+    wanted = Wanted(seconds=0.4, starts=1, rounds=4)
     return run.bench(str(bundles["onnxruntime"]), [WASM], wanted, Settings(cache_folder))[0]
 
 

@@ -15,7 +15,7 @@ from tests.refusals import assert_refused, in_process
 from toolkit.bench import compare, run
 from toolkit.bench.compare import refuse_slower, with_stored
 from toolkit.bench.record import ComparisonRecord, Noise, Ratio, Record
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted
 from toolkit.errors import InputError, RefusedError
 
 

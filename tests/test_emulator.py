@@ -17,6 +17,7 @@ from tests.refusals import assert_refused, in_process
 from toolkit import engines, steps, tasks
 from toolkit.bench import run
 from toolkit.bench.record import Record
+from toolkit.bench.steps import Wanted
 from toolkit.devices import Settings, emulator, emulator_setup, native_runner
 from toolkit.errors import InputError, MissingDependencyError
 
@@ -185,7 +186,7 @@ def test_what_cannot_be_is_one_message(
         return in_process(["bench", str(bundle), *more], capsys)
 
     assert_refused(bench("--device", "emulator://z80"), "known: emulator://cortex-a53, emulator://cortex-a72")
-    (record,) = run.bench(str(bundle), ["emulator://cortex-a53"], run.Wanted(threads=2), Settings(cache_folder))
+    (record,) = run.bench(str(bundle), ["emulator://cortex-a53"], Wanted(threads=2), Settings(cache_folder))
     assert record.failure is not None
     assert "counted on one thread" in record.failure.error
     done = bench("--device", "emulator://cortex-a53", "--cache-dir", str(tmp_path / "empty"))

@@ -12,6 +12,7 @@ import toolkit
 from tests.conftest import run_toolkit
 from tests.refusals import assert_refused, in_process
 from toolkit.bench import run, text
+from toolkit.bench.steps import Wanted
 from toolkit.devices import Settings, emulator_setup, emulator_system, emulator_system_setup
 from toolkit.errors import MissingDependencyError
 
@@ -42,7 +43,7 @@ def micro(small_network: Path, pictures: Path, tmp_path_factory: pytest.TempPath
 
 
 def test_times_are_virtual_and_memory_is_real(ready: Path, micro: Path, cache_folder: Path) -> None:
-    (record,) = run.bench(str(micro), [A72], run.Wanted(), Settings(cache_folder))
+    (record,) = run.bench(str(micro), [A72], Wanted(), Settings(cache_folder))
     assert record.failure is None
     assert (record.kind, record.clock) == ("emulated", "virtual: 1 instruction = 1 ns")
     assert (record.protocol.threads, record.protocol.examples, record.protocol.rounds) == (1, 3, 1)
@@ -59,7 +60,7 @@ def test_times_are_virtual_and_memory_is_real(ready: Path, micro: Path, cache_fo
 
 
 def test_a_machine_without_memory_says_so(ready: Path, micro: Path, cache_folder: Path) -> None:
-    (record,) = run.bench(str(micro), [A72], run.Wanted(), Settings(cache_folder, memory_bytes=64 * MEBIBYTE))
+    (record,) = run.bench(str(micro), [A72], Wanted(), Settings(cache_folder, memory_bytes=64 * MEBIBYTE))
     assert record.failure is not None
     assert (record.failure.kind, record.failure.exit_code) == ("memory", 1)
     assert "more memory than the 64 MiB of the machine" in record.failure.error
@@ -67,7 +68,7 @@ def test_a_machine_without_memory_says_so(ready: Path, micro: Path, cache_folder
 
 
 def test_a_step_that_takes_too_long_is_ended(ready: Path, micro: Path, cache_folder: Path) -> None:
-    (record,) = run.bench(str(micro), [A72], run.Wanted(), Settings(cache_folder, timeout_seconds=0.5))
+    (record,) = run.bench(str(micro), [A72], Wanted(), Settings(cache_folder, timeout_seconds=0.5))
     assert record.failure is not None
     assert (record.failure.kind, record.failure.exit_code) == ("timeout", 3)
     assert "did not end within 0.5 s" in record.failure.error

@@ -18,6 +18,7 @@ from toolkit import devices
 from toolkit.bench import run
 from toolkit.bench.encoding import encoded
 from toolkit.bench.record import Record
+from toolkit.bench.steps import Wanted
 from toolkit.devices import Settings, mcu, mcu_vela
 from toolkit.engines.litert import LiteRtEngine
 from toolkit.errors import InputError, MissingDependencyError
@@ -39,7 +40,7 @@ def micro(small_network: Path, pictures: Path, tmp_path_factory: pytest.TempPath
 
 
 def bench(bundle: Path, *addresses: str, **settings: Any) -> list[Record]:
-    return run.bench(str(bundle), addresses, run.Wanted(), Settings(cache=Path(), **settings))
+    return run.bench(str(bundle), addresses, Wanted(), Settings(cache=Path(), **settings))
 
 
 def test_the_arena_is_what_the_interpreter_takes(micro: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from toolkit import engines, kernels
-from toolkit.bench import run
+from toolkit.bench import assembly
 from toolkit.devices import native_runner
 from toolkit.engines import Arrays
 from toolkit.errors import InputError, MissingDependencyError
@@ -101,8 +101,8 @@ def test_a_start_has_the_shape_of_one_in_python(program: Path, case: Case, tmp_p
         assert set(memory[moment]) == MEMORY
     assert memory["before_load"]["rss_bytes"] < memory["after_load"]["rss_bytes"] <= memory["peak_rss_bytes"]
     assert (found["engine"]["engine"], found["engine"]["threads"]) == (case[0], 1)
-    assert run._start([found]).load_ms > 0
-    assert run._memory([found]).model_delta_bytes > 0
+    assert assembly.start_of([found]).load_ms > 0
+    assert assembly.memory_of([found]).model_delta_bytes > 0
     # Without the moment from outside the kernel says when the process began.
     assert 0 <= result(program, {"what": "start"}, case, tmp_path)["process_s"] < 60
 

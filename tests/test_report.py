@@ -37,7 +37,7 @@ from tests.test_light_imports import hidden_in_children
 from toolkit import reports
 from toolkit.bench import compare
 from toolkit.bench.record import Energy, Record, Value, Window
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted
 from toolkit.errors import InputError
 from toolkit.reports import drawing, gather, markdown, page, sections, text, values
 from toolkit.reports.blocks import Cards, Figure, Folded, Table

@@ -26,9 +26,9 @@ import toolkit
 from tests.conftest import run_toolkit
 from tests.sshd import Sshd, serving
 from tests.test_onnx_file import small, written
-from toolkit.bench import run
+from toolkit.bench import assembly, run
 from toolkit.bench.record import Record
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted
 from toolkit.devices import Settings, cgroup, emulator, emulator_setup, local, ssh, wheels
 from toolkit.errors import InputError, MissingDependencyError
 
@@ -141,7 +141,7 @@ def test_a_record_over_ssh_is_like_one_of_this_machine(made: Path, rows: Path, s
     assert (record.protocol.examples, record.protocol.cores) == (30, [0])
     assert record.device.address == sshd.address
     assert record.device.facts["packages"] == "its own"
-    assert record.device.fingerprint == run.device_of("local", local.describe()).fingerprint
+    assert record.device.fingerprint == assembly.device_of("local", local.describe()).fingerprint
     assert sshd.address in done.stdout
 
 
@@ -501,6 +501,6 @@ def test_who_knows_that_a_machine_is_emulated_may_say_so(made: Path, sshd: Sshd,
     assert (record.kind, record.latency) == ("emulated", None)
     assert record.answers is not None
     assert record.answers["bit_exact"]  # it is this machine
-    assert record.device.fingerprint != run.device_of("local", local.describe()).fingerprint
+    assert record.device.fingerprint != assembly.device_of("local", local.describe()).fingerprint
     with pytest.raises(InputError, match="can do nothing of what is wanted"):
         run.bench(str(made), [f"{sshd.address}?kind=emulated"], Wanted(sustain_seconds=5.0), settings)

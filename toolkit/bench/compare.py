@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +13,10 @@ from pydantic import ValidationError
 
 import toolkit
 from toolkit import devices
+from toolkit.bench import assembly, run, statistics
 from toolkit.bench import record as records
-from toolkit.bench import run, statistics
 from toolkit.bench.record import ComparisonRecord, Ratio, Record
-from toolkit.bench.run import Wanted
+from toolkit.bench.steps import Wanted
 from toolkit.devices import Device, Settings
 from toolkit.errors import InputError, RefusedError
 from toolkit.runner import Reporter, Silent
@@ -38,7 +40,6 @@ def compare(
     the first of them once more, which gives the noise floor. Raises InputError for bundles of different tasks.
     """
     wanted, reporter = wanted or Wanted(seconds=SECONDS), reporter or Silent()
-    settings = settings or Settings(cache=Path())
     if len(bundles) < 2:
         raise InputError("Name two bundles or more, or a bundle and the record of another run with --baseline.")
     manifests = [run.read_bundle(Path(bundle)) for bundle in bundles]
@@ -48,7 +49,9 @@ def compare(
             f"{manifests[0].folder} is for {manifests[0].task} and {other.folder} for {other.task}: they do not take "
             "the same examples."
         )
-    with run.connected([address], settings) as (device,):
+    with contextlib.ExitStack() as stack:
+        settings = settings or Settings(cache=Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        (device,) = stack.enter_context(run.connected([address], settings))
         if "compare" not in device.steps:
             raise InputError(f"{address} cannot run bundles in turn; bench each of them there.")
         return _compare(device, manifests, wanted, settings, reporter)
@@ -73,14 +76,14 @@ def _compare(
     except BaseException as error:
         reporter.failed(title, str(error))
         raise
-    protocol = run.protocol_of(wanted, settings, first, len(examples), origin)
+    protocol = assembly.protocol_of(wanted, settings, first, len(examples), origin)
     made = ComparisonRecord(
         kind="emulated" if device.kind == "emulated" else "measured",
         clock=device.clock,
-        created=run.now(),
+        created=assembly.now(),
         toolkit=toolkit.__version__,
-        bundles=[run.bundle_of(each) for each in manifests],
-        device=run.device_of(device.address, facts),
+        bundles=[assembly.bundle_of(each) for each in manifests],
+        device=assembly.device_of(device.address, facts),
         protocol=protocol,
         conditions=outcome.conditions,
         others=outcome.others,
@@ -89,16 +92,16 @@ def _compare(
     result = outcome.results[0]
     if result is not None:
         _fill(made, result["times"], wanted)
-        made.others = result["others"]
+        made.others, made.warnings = result["others"], result.get("warnings", [])
         made.protocol.rounds, made.protocol.seconds = len(result["times"][0]), wanted.seconds
-    return run.warned(made, wanted)
+    return assembly.warned(made, wanted)
 
 
 def _fill(made: ComparisonRecord, times: Sequence[Sequence[Sequence[float]]], wanted: Wanted) -> None:
     """Ratios to the first, its noise, and everybody's latency. `times` are seconds by bundle, round and example, those
     of the first bundle once more at the end."""
     again = statistics.compare(times[-1], times[0], wanted.seed)
-    made.noise = run.noise_of(again, len(times[0]))
+    made.noise = assembly.noise_of(again, len(times[0]))
     for bundle, found in zip(made.bundles, times, strict=False):
         medians = np.median(np.asarray(found), axis=0)
         made.latency.append(records.Distribution.model_validate(statistics.distribution([medians], wanted.seed)))

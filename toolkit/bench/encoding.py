@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,24 @@ def encoded(
     return manifest, arrays
 
 
+EXAMPLES = 3  # whose answers are compared, of those that a device gave as JSON
+
+
+def compared_with_bundle(folder: Path, step: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a step `answers` (`toolkit.bench.measure`), held against the bundle in `folder` on this machine."""
+    manifest, inputs = encoded(folder, step["examples"][:EXAMPLES], step.get("sizes"))
+    said: list[Arrays] = [
+        {name: np.asarray(one["values"], one["dtype"]).reshape(one["shape"]) for name, one in each.items()}
+        for each in result["answers"][:EXAMPLES]
+    ]
+    return {"engine": result["engine"], "answers": compared(manifest, inputs, said)}
+
+
 def compared(manifest: Manifest, inputs: Sequence[Arrays], answers: Sequence[Arrays]) -> dict[str, Any]:
     """How a device's answers compare with those of the bundle's engine on this machine."""
-    here = engines.get(manifest.engine).load(manifest.artifact, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an engine that gives answers here and no times: answers are what is wanted
+        here = engines.get(manifest.engine).load(manifest.artifact, 1)
     pairs = [(here.run(given), said) for given, said in zip(inputs, answers, strict=True)]
     here.close()
     return {

@@ -47,6 +47,17 @@ class _Timed:
         return getattr(self._stands_for, name)
 
 
+def _on_gpu(folder: str, told: Mapping[str, Any], step: Mapping[str, Any]) -> Any:
+    """A bundle's pipeline whose engine is on a GPU, in the way that `toolkit.devices.gpu_engines` prepared."""
+    from toolkit.devices import gpu_engines
+    from toolkit.runtime import manifest as manifests
+    from toolkit.runtime import with_engine
+
+    manifest = manifests.read(Path(folder))
+    manifests.verify_files(manifest)
+    return with_engine(manifest, gpu_engines.load(manifest, told, step.get("threads") or manifest.threads))
+
+
 class Queries:
     """A loaded bundle and examples, raw or encoded: what is timed.
 
@@ -57,7 +68,9 @@ class Queries:
     def __init__(self, step: Mapping[str, Any], folder: str | None = None) -> None:
         import toolkit
 
-        self.pipeline = toolkit.load(folder or step["bundle"], threads=step.get("threads"))
+        folder = folder or str(step["bundle"])
+        on_gpu = step.get("gpu", {}).get(folder)
+        self.pipeline = _on_gpu(folder, on_gpu, step) if on_gpu else toolkit.load(folder, threads=step.get("threads"))
         files = self.pipeline.manifest.path("golden")
         self.examples = [self.pipeline.read(recorded, files) for recorded in step["examples"]]
         sizes = step.get("sizes")

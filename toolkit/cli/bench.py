@@ -61,12 +61,13 @@ def command(as_json: bool, output_file: str | None, bundle: str, addresses: tupl
     from pathlib import Path
 
     from toolkit.bench import run
+    from toolkit.bench.steps import Wanted
     from toolkit.errors import StoppedError
     from toolkit.storage import explained, write_json
 
     sizes = {name: given.pop(name) for name in ("batch", "length")}
     settings = options.device_settings(given)
-    wanted = run.Wanted(
+    wanted = Wanted(
         sizes={name: size for name, size in sizes.items() if size is not None},
         sweep=dict(given.pop("sweep")),
         sustain_seconds=given.pop("sustain"),

@@ -51,6 +51,7 @@ def command(
     from pathlib import Path
 
     from toolkit.bench import compare, run
+    from toolkit.bench.steps import Wanted
     from toolkit.errors import InputError, StoppedError
     from toolkit.storage import explained, write_json
 
@@ -61,14 +62,14 @@ def command(
     if baseline is not None:
         stored = compare.read(Path(baseline))
         seconds = stored.protocol.seconds or given["seconds"]
-        wanted = run.Wanted(sizes=stored.protocol.sizes or {}, **{**given, "seconds": seconds})
+        wanted = Wanted(sizes=stored.protocol.sizes or {}, **{**given, "seconds": seconds})
         with output.reporting(as_json) as reporter:
             record = run.bench(bundles[0], [device], wanted, settings, reporter)[0]
         ratios, noise = ([compare.with_stored(record, stored)] if record.failure is None else []), record.noise
         document = {"record": record.model_dump(mode="json"), "ratios": [each.model_dump() for each in ratios]}
     else:
         with output.reporting(as_json) as reporter:
-            record = compare.compare(bundles, device, run.Wanted(**given), settings, reporter)
+            record = compare.compare(bundles, device, Wanted(**given), settings, reporter)
         ratios, noise, document = record.ratios, record.noise, record.model_dump(mode="json")
     if output_file:
         with explained("writing the record", Path(output_file)):

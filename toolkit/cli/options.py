@@ -105,6 +105,7 @@ def limits(command: F) -> F:
             click.option("--library", metavar="FILE", help="Of a device behind adb: the engine's library for it."),
             click.option("--compiler", metavar="PROGRAM", help="Of what runs on a device behind adb, e.g. the NDK's."),
             click.option("--runner", metavar="FILE", help="Run this there instead, e.g. a benchmark_model."),
+            click.option("--checkpoint", metavar="FOLDER", help="For gpu://0?with=torch: what BUNDLE was made from."),
         ]
     ):
         command = option(command)
@@ -120,7 +121,7 @@ def device_settings(given: dict[str, Any]) -> Any:
 
     cache, memory = given.pop("cache_dir"), given.pop("memory")
     wheels, ssh_config = given.pop("wheels"), given.pop("ssh_config")
-    library, runner = given.pop("library"), given.pop("runner")
+    library, runner, checkpoint = given.pop("library"), given.pop("runner"), given.pop("checkpoint")
     return Settings(
         cache=open_cache(Path(cache) if cache else None).folder,
         cores=given.pop("cores") or (),
@@ -133,6 +134,7 @@ def device_settings(given: dict[str, Any]) -> Any:
         runner=Path(runner) if runner else None,
         library=Path(library) if library else None,
         compiler=given.pop("compiler"),
+        checkpoint=Path(checkpoint) if checkpoint else None,
     )
 
 

@@ -37,6 +37,7 @@ class Settings:
     runner: Path | None = None  # a program of the user's for a device without Python
     library: Path | None = None  # of the engine, for such a device, or an archive or a folder that holds it
     compiler: str | None = None  # of what runs on such a device
+    checkpoint: Path | None = None  # that a bundle was made from, for PyTorch on a GPU
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -98,6 +99,7 @@ _MODULES: Mapping[str, str] = {
     "ssh": "toolkit.devices.ssh",
     "adb": "toolkit.devices.adb",
     "mcu": "toolkit.devices.mcu",
+    "gpu": "toolkit.devices.gpu",
 }
 
 

@@ -36,9 +36,8 @@ from typing import IO, Any, Literal
 
 import toolkit
 from toolkit.bench import runner
-from toolkit.bench.encoding import compared, encoded
+from toolkit.bench.encoding import compared_with_bundle
 from toolkit.devices import Outcome, Progress, Settings, detached, runs, ssh_client, wheels
-from toolkit.engines import Arrays
 from toolkit.errors import InputError, MissingDependencyError, ToolkitError
 from toolkit.runtime import manifest as manifests
 from toolkit.storage import sha256_file
@@ -48,7 +47,6 @@ RECONNECT_SECONDS = 300.0  # for which a lost device is tried again
 LEASE_SECONDS = 600.0  # after which a device that nobody asks cleans up
 HUNG_SECONDS = 60.0  # that a runner may take longer than its step
 RETRY_SECONDS = 1.0
-EXAMPLES = 3  # whose answers are compared, of an emulated device
 OLDEST_PYTHON = (3, 11)
 _SETUP_SECONDS = 900.0
 _UPLOAD_SECONDS = 3600.0
@@ -212,7 +210,7 @@ class SshDevice:
         outcome = runs.outcome(run.files.get, steps, failed)
         for number, (step, result) in enumerate(zip(steps, outcome.results, strict=True)):
             if result is not None and step["what"] == "answers":
-                outcome.results[number] = self._compared(step, result)
+                outcome.results[number] = compared_with_bundle(self._bundles[step["bundle"]], step, result)
         return outcome
 
     def pull(self, name: str) -> bytes:
@@ -452,18 +450,6 @@ class SshDevice:
             with contextlib.suppress(MissingDependencyError):
                 self._sh(_END, str(run.process))
                 run.process = 0
-
-    def _compared(self, step: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-        """The answers of a device held against those of this machine."""
-        import numpy as np
-
-        given = step["examples"][:EXAMPLES]
-        manifest, inputs = encoded(self._bundles[step["bundle"]], given, step.get("sizes"))
-        said: list[Arrays] = [
-            {name: np.asarray(one["values"], one["dtype"]).reshape(one["shape"]) for name, one in each.items()}
-            for each in result["answers"][:EXAMPLES]
-        ]
-        return {"engine": result["engine"], "answers": compared(manifest, inputs, said)}
 
 
 class _Watched(io.RawIOBase):

@@ -21,6 +21,8 @@ _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(bool)": np.bool_,
 }  # fmt: skip
 
+Provider = str | tuple[str, dict[str, Any]]  # its name, or with its options
+
 
 def _import() -> Any:
     silence.apply()  # its telemetry switch is read at import, never after
@@ -41,6 +43,13 @@ def has_cuda() -> bool:
     return CUDA in _import().get_available_providers()
 
 
+def preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries of Python packages, where there are such: ONNX Runtime would not find them."""
+    ort = _import()
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+
+
 class OnnxRuntimeEngine:
     """One session."""
 
@@ -48,7 +57,7 @@ class OnnxRuntimeEngine:
         self,
         path: Path,
         threads: int,
-        providers: Sequence[str],
+        providers: Sequence[Provider],
         content: bytes | None = None,
         profile: Path | None = None,
     ) -> None:
@@ -106,7 +115,7 @@ class OnnxRuntimeEngine:
 def load(
     path: Path,
     threads: int = 1,
-    providers: Sequence[str] = (CPU,),
+    providers: Sequence[Provider] = (CPU,),
     content: bytes | None = None,
     profile: Path | None = None,
 ) -> OnnxRuntimeEngine:

@@ -1,10 +1,10 @@
-"""PyTorch eager: the reference that every artifact is compared with. Runs checkpoints, not artifacts."""
+"""PyTorch: in eager mode the reference that every artifact is compared with. Runs checkpoints, not artifacts."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toolkit import modules
 from toolkit.engines import Arrays
-from toolkit.errors import InputError, missing_extra
+from toolkit.errors import InputError, MissingDependencyError, missing_extra
 
 if TYPE_CHECKING:
     from toolkit.runtime.encoder import Encoder
@@ -162,27 +162,97 @@ def input_names(model: Any, task: Task) -> list[str]:
     return [name for name in task.INPUT_NAMES if name in accepted]
 
 
-class TorchEngine:
-    """A checkpoint in eager mode."""
+HOW = ("eager", "compiled", "graphs")
 
-    def __init__(self, checkpoint: Path, task: Task, threads: int) -> None:
+
+class TorchEngine:
+    """A checkpoint, in eager mode on the CPU unless told otherwise. `how` is one of `HOW`: as it is, compiled by
+    torch.compile, or recorded as a CUDA graph for every shape of inputs, which takes a GPU.
+
+    Raises InputError for a checkpoint that cannot be loaded, MissingDependencyError for a device that torch cannot use.
+    """
+
+    def __init__(self, checkpoint: Path, task: Task, threads: int, device: str = "cpu", how: str = "eager") -> None:
         self.model = load_model(checkpoint, task)
         import torch
 
         torch.set_num_threads(threads)
         self.input_names = input_names(self.model, task)
+        self.output_name = "output"
         self._torch, self._task, self._threads = torch, task, threads
+        self._device, self._how = device, how
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:  # the latter of a torch that was built without CUDA
+            raise MissingDependencyError(f"torch {version()} cannot use {device}: {_first_line(error)}") from error
+        self._answer: Callable[[dict[str, Any]], Any] = self._eager
+        if how == "compiled":
+            self._answer = torch.compile(self._eager)
+        elif how == "graphs":
+            self._answer = Graphs(self._eager)
+
+    def _eager(self, tensors: dict[str, Any]) -> Any:
+        return self._task.output(self.model(**tensors), tensors)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        tensors = {name: self._torch.from_numpy(inputs[name]) for name in self.input_names}
+        names = [name for name in self.input_names if name in inputs]
+        tensors = {name: self._torch.from_numpy(inputs[name]).to(self._device) for name in names}
         with self._torch.inference_mode():
-            return {"output": self._task.output(self.model(**tensors), tensors).numpy()}
+            return {self.output_name: self._answer(tensors).float().cpu().numpy()}
 
     def describe(self) -> dict[str, Any]:
-        return {"engine": NAME, "version": version(), "threads": self._threads, "dtype": "float32"}
+        found = {"engine": NAME, "version": version(), "threads": self._threads, "dtype": "float32"}
+        return (
+            found if self._device == "cpu" and self._how == "eager" else found | {"on": self._device, "how": self._how}
+        )
 
     def close(self) -> None:
-        del self.model
+        del self.model, self._answer
+
+
+class Graphs:
+    """A function of tensors, recorded as a CUDA graph for every shape of its inputs: what is done once in Python is
+    then replayed by the GPU alone. Its result holds until the next call.
+
+    As https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs has it: a few runs on a stream of their own
+    before, for what they allocate and choose once is not to be recorded.
+    """
+
+    _RUNS_BEFORE = 3
+
+    def __init__(self, function: Callable[[dict[str, Any]], Any]) -> None:
+        import torch
+
+        self._torch, self._function = torch, function
+        self._recorded: dict[tuple[Any, ...], tuple[Any, dict[str, Any], Any]] = {}
+
+    def __call__(self, tensors: dict[str, Any]) -> Any:
+        shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in tensors.items())
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._record(tensors)
+        graph, inputs, output = self._recorded[shapes]
+        for name, each in tensors.items():
+            inputs[name].copy_(each)
+        graph.replay()
+        return output
+
+    def _record(self, tensors: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
+        cuda = self._torch.cuda
+        inputs = {name: each.clone() for name, each in tensors.items()}
+        aside = cuda.Stream()
+        aside.wait_stream(cuda.current_stream())
+        with cuda.stream(aside):
+            for _ in range(self._RUNS_BEFORE):
+                self._function(inputs)
+        cuda.current_stream().wait_stream(aside)
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            output = self._function(inputs)
+        return graph, inputs, output
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def load(path: Path, threads: int = 1, task: str = "text-classification") -> TorchEngine:

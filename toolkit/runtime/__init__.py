@@ -47,6 +47,11 @@ def unloaded(manifest: manifests.Manifest) -> Pipeline:
     return _pipeline(manifest.task)(manifest, None)
 
 
+def with_engine(manifest: manifests.Manifest, engine: engines.Engine) -> Pipeline:
+    """The pipeline that a manifest describes, with another engine than its own."""
+    return _pipeline(manifest.task)(manifest, engine)
+
+
 def _pipeline(task: str) -> type[Pipeline]:
     found: type[Pipeline] = importlib.import_module(f"toolkit.runtime.{tasks.module(task)}").PIPELINE
     return found
