@@ -95,6 +95,17 @@ def test_a_gpu_describes_itself() -> None:
         devices.connect("gpu://7", Settings(Path()))
 
 
+@pytest.mark.usefixtures("driver")
+def test_the_list_of_devices_names_it(tmp_path: Path) -> None:
+    def shown() -> dict[str, str]:
+        done = run_toolkit("devices", "list", "--json")
+        return {each["device"]: each["state"] for each in json.loads(done.stdout)}
+
+    assert shown()["gpu://0"] == "ready: NVIDIA H100 80GB HBM3"
+    (tmp_path / "bin" / "nvidia-smi").unlink()
+    assert "no NVIDIA driver is here" in shown()["gpu://0"]
+
+
 # --- ways that a bundle does not go
 
 

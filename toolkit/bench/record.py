@@ -1,4 +1,5 @@
-"""The record of a benchmark: one bundle on one device. Its JSON Schema is `docs/bench-record.schema.json`.
+"""The record of a benchmark, one bundle on one device, and that of a comparison of bundles on one. Their JSON Schemas
+are `docs/bench-record.schema.json` and `docs/comparison-record.schema.json`.
 
 Every number says what it is: times are in milliseconds, sizes in bytes, energy in joules, and a value that was taken
 from samples has a 95 % interval. What a device cannot tell is null, never 0.
@@ -250,7 +251,11 @@ class ComparisonRecord(_Strict):
     failure: Failure | None = None
 
 
+SCHEMAS = {"bench": Record, "comparison": ComparisonRecord}
+
+
 if __name__ == "__main__":
     import json
+    import sys
 
-    print(json.dumps(Record.model_json_schema(), indent=2, ensure_ascii=False))
+    print(json.dumps(SCHEMAS[sys.argv[1]].model_json_schema(), indent=2, ensure_ascii=False))

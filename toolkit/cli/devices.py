@@ -81,7 +81,7 @@ def _modules(device: str) -> tuple[Any, Any]:
 @click.option("--cache-dir", metavar="FOLDER", help="Where devices that were set up are kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(cache_dir: str | None, as_json: bool) -> None:
-    """List the devices that this machine can be or emulate.
+    """List the devices that this machine can be, reach or emulate.
 
     \b
     Example:
@@ -90,10 +90,15 @@ def show(cache_dir: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     from toolkit.cache import open_cache
-    from toolkit.devices import emulator, emulator_system_setup, mcu
+    from toolkit.devices import emulator, emulator_system_setup, gpu, mcu
 
     cache = open_cache(Path(cache_dir) if cache_dir else None).folder
-    rows = [("local", "this machine", "ready")]
+    rows = [
+        ("local", "this machine", "ready"),
+        ("gpu://0", "an NVIDIA GPU of this machine", gpu.state()),
+        ("ssh://user@host", "a Linux with Python behind ssh", "name its address"),
+        ("adb://serial", "an Android, or what else adb reaches", "name its serial"),
+    ]
     for name in _KINDS:
         kind, setting = _modules(name)
         state = setting.state(cache)

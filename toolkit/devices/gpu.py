@@ -52,6 +52,14 @@ def ask(number: int) -> dict[str, str]:
     return dict(zip(_ASKED, values, strict=True))
 
 
+def state() -> str:
+    """Whether there is a GPU, for a list of devices."""
+    try:
+        return f"ready: {ask(0)['gpu']}"
+    except MissingDependencyError as error:
+        return str(error).partition(": ")[2].rstrip(".")
+
+
 class Gpu:
     """A GPU that was reached."""
 
