@@ -251,7 +251,7 @@ class ComparisonRecord(_Strict):
     failure: Failure | None = None
 
 
-SCHEMAS = {"bench": Record, "comparison": ComparisonRecord}
+SCHEMAS: dict[str, type[BaseModel]] = {"bench": Record, "comparison": ComparisonRecord}
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import re
 import secrets
-import tarfile
 import tempfile
 import threading
 import time
@@ -32,15 +30,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import toolkit
 from toolkit.bench import runner
 from toolkit.bench.encoding import compared_with_bundle
-from toolkit.devices import Outcome, Progress, Settings, detached, runs, ssh_client, wheels
+from toolkit.devices import Outcome, Progress, Settings, detached, runs, ssh_client, ssh_folder, wheels
 from toolkit.errors import InputError, MissingDependencyError, ToolkitError
 from toolkit.runtime import manifest as manifests
-from toolkit.storage import sha256_file
 
 SCHEME = "ssh"
 RECONNECT_SECONDS = 300.0  # for which a lost device is tried again
@@ -49,12 +46,8 @@ HUNG_SECONDS = 60.0  # that a runner may take longer than its step
 RETRY_SECONDS = 1.0
 OLDEST_PYTHON = (3, 11)
 _SETUP_SECONDS = 900.0
-_UPLOAD_SECONDS = 3600.0
-_KEPT = "toolkit-bench"
 _EMULATED = "kind=emulated"
 _HERE = re.compile(r"localhost|127\.[\d.]+|\[::1\]")
-_CHUNK = 1 << 18
-_NO_SPACE = "no space is left on the disk there"
 # What of this package a device needs: no verb, no stage, nothing that imports more than the standard library, numpy and
 # the bundle's engine.
 PARTS = (
@@ -63,15 +56,6 @@ PARTS = (
 )  # fmt: skip
 
 # Scripts for the device's own shell; what they work on comes as arguments.
-_MAKE_FOLDER = (
-    'if [ -n "$1" ]; then mkdir -p -- "$HOME/$1" && cd -- "$HOME/$1" && pwd; '
-    'else for at in "$TMPDIR" /var/tmp /tmp; do [ -n "$at" ] && [ -w "$at" ] && '
-    'exec mktemp -d "$at/toolkit-bench-XXXXXX"; done; echo "no folder can be written to" >&2; exit 1; fi'
-)  # /tmp is memory on many boards: what is read from there is no cold start
-_HASHES = (
-    'mkdir -p -- "$1" && cd -- "$1" || exit 1; '
-    'find . -type f ! -path "*/__pycache__/*" -exec sha256sum -- "{}" + 2>/dev/null; exit 0'
-)
 _STATE = (
     'cd -- "$1" || exit 1; told=; process=; true >"$3"; read -r told <progress.json; read -r process <"/proc/$2/stat"; '
     'printf "%s\\n" "$told" "$process" *'
@@ -115,7 +99,7 @@ class SshDevice:
         self._settings = settings
         self._told_emulated = emulated
         self._connection = ssh_client.Connection(ssh)
-        self._base: PurePosixPath | None = None
+        self._brought: ssh_folder.Folder | None = None
         self._own_python = self._python = settings.python or "python3"
         self._packages: str | list[str] = "its own"
         self._facts: dict[str, Any] = {}
@@ -127,10 +111,8 @@ class SshDevice:
 
     def reach(self) -> None:
         """Connect, make the folder there, look at its Python. Raises InputError and MissingDependencyError."""
-        made = self._sh(_MAKE_FOLDER, _KEPT if self._settings.keep else "")
-        if made.returncode:
-            raise InputError(f"{self._name}: cannot make a folder: {ssh_client.last_line(made.stderr)}.")
-        self._base = PurePosixPath(made.stdout.decode().strip().splitlines()[-1])
+        keep = self._settings.keep
+        self._brought = ssh_folder.Folder(self._connection, self._name, keep, self._closing)
         self._facts = self._python_facts()
         unknown = sorted(set(self._settings.cores) - set(self._facts["cores"]))
         if unknown:
@@ -138,7 +120,7 @@ class SshDevice:
             raise InputError(f"--cores: {self._name} has no core {unknown[0]} to use; it has {there}.")
         if self._facts["emulated_by"] or self._told_emulated:
             self.kind, self.clock, self.steps = "emulated", "none: answers are compared", frozenset({"answers"})
-        self._bring(package_files(), "toolkit")
+        self._there.bring(package_files(), "toolkit")
 
     def _python_facts(self) -> dict[str, Any]:
         """What the device's Python is (`toolkit.devices.python_facts`). Raises MissingDependencyError for none that can
@@ -184,7 +166,7 @@ class SshDevice:
 
     def push(self, source: Path, name: str) -> str:
         """Bring a folder there, as far as it is not there already; its path there. Raises InputError."""
-        self._bring({str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}, name)
+        self._there.bring({str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}, name)
         place = str(self._folder / name)
         self._ready.discard(place)
         if (source / manifests.FILE_NAME).is_file():
@@ -201,7 +183,7 @@ class SshDevice:
         with tempfile.TemporaryDirectory(prefix="toolkit-request-") as aside:
             file = Path(aside) / runner.REQUEST
             file.write_text(json.dumps(request), encoding="utf-8")
-            self._bring({runner.REQUEST: file}, run.folder.name)
+            self._there.bring({runner.REQUEST: file}, run.folder.name)
         try:
             self._start(run)
             failed = self._follow(run, steps, progress)
@@ -224,17 +206,17 @@ class SshDevice:
         if self._closing.is_set():
             return
         self._closing.set()
+        place = self._brought.path if self._brought else None
         try:
             for run in self._runs:
                 self._end(run)
-            left = [run.folder for run in self._runs] if self._settings.keep else [self._base]
-            left = [path for path in left if path is not None]
+            left = [run.folder for run in self._runs] if self._settings.keep else [place] if place else []
             if left:
                 done = self._connection.ssh().run(["rm", "-rf", "--", *map(str, left)], timeout_seconds=300)
                 if done.returncode:
                     raise MissingDependencyError(ssh_client.last_line(done.stderr))
         except MissingDependencyError as error:  # this may be the end of another error
-            warnings.warn(f"{self._name}: {self._base} may be left there: {error}", stacklevel=2)
+            warnings.warn(f"{self._name}: {place} may be left there: {error}", stacklevel=2)
         finally:
             self._connection.close()
 
@@ -274,7 +256,7 @@ class SshDevice:
                 "is missing there, name another Python by --python, or a folder of wheels by --wheels."
             ) from error
         found = {path.name: path for path in folder.glob("*.whl")}
-        self._bring(found, "wheels")
+        self._there.bring(found, "wheels")
         progress(0, 1, "making a virtual environment on the device")
         command = ["-m", "toolkit.devices.remote_setup", "install"]
         command += [str(self._folder / "wheels"), str(self._folder / "python")]
@@ -282,7 +264,7 @@ class SshDevice:
         made = self._answer(command, "makes a virtual environment")
         if "error" in made:
             raise MissingDependencyError(
-                f"{self._name}: {self._python} makes no virtual environment in {self._base}: {made['error']}."
+                f"{self._name}: {self._python} makes no virtual environment in {self._folder}: {made['error']}."
             )
         self._python, self._packages = made["python"], sorted(found)
         self._ready.clear()
@@ -291,42 +273,12 @@ class SshDevice:
 
     @property
     def _folder(self) -> PurePosixPath:
-        assert self._base is not None  # noqa: S101 - of a device that was reached
-        return self._base
+        return self._there.path
 
-    def _bring(self, files: Mapping[str, Path], name: str) -> None:
-        """Make a folder there hold these files and no others; sent are those that are not there. Raises InputError."""
-        place = self._folder / name
-        listed = self._sh(_HASHES, str(place), timeout_seconds=600)
-        if listed.returncode:
-            raise InputError(f"{self._name}: cannot make {place}: {ssh_client.last_line(listed.stderr)}.")
-        there = {}
-        for line in listed.stdout.decode(errors="replace").splitlines():
-            sha256, _, path = line.partition("  ./")
-            there[path] = sha256
-        changed = {path: file for path, file in files.items() if there.get(path) != sha256_file(file)}
-        surplus = [str(place / path) for path in there if path not in files]
-        ssh = self._connection.ssh()
-        if surplus:
-            ssh.run(["rm", "-f", "--", *surplus])
-        if not changed:
-            return
-        command = ["tar", "-xf", "-", "-C", str(place)]
-        done = ssh.feed(command, lambda stream: self._pack(changed, stream), _UPLOAD_SECONDS)
-        if done.returncode:
-            size = sum(file.stat().st_size for file in changed.values()) / 1e6
-            said = _NO_SPACE if self._is_full(place) else ssh_client.last_line(done.stderr.partition(b"\n")[0])
-            raise InputError(f"{self._name}: cannot write {size:.1f} MB to {place}: {said}.")
-
-    def _pack(self, files: Mapping[str, Path], stream: IO[bytes]) -> None:
-        """Write files as a tar archive, until the device is left."""
-        with tarfile.open(fileobj=_Watched(stream, self._closing), mode="w|", bufsize=_CHUNK) as archive:
-            for path, file in sorted(files.items()):
-                entry = archive.gettarinfo(file.resolve(), path)
-                entry.uid = entry.gid = 0
-                entry.uname = entry.gname = ""
-                with file.open("rb") as content:
-                    archive.addfile(entry, content)
+    @property
+    def _there(self) -> ssh_folder.Folder:
+        assert self._brought is not None  # noqa: S101 - of a device that was reached
+        return self._brought
 
     def _with_files(self, steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The steps with the files of their examples brought to the device: those that are not the bundle's own."""
@@ -349,14 +301,14 @@ class SshDevice:
 
         made = [{**step, "examples": [there(each) for each in step["examples"]]} for step in steps]
         if files:
-            self._bring(files, "examples")
+            self._there.bring(files, "examples")
         return made
 
     # Commands
 
     def _sh(self, script: str, *arguments: str, timeout_seconds: float = 60) -> Any:
         """Run a script of the device's shell."""
-        return self._connection.ssh().run(["sh", "-c", script, "sh", *arguments], timeout_seconds=timeout_seconds)
+        return ssh_folder.shell(self._connection.ssh(), script, *arguments, timeout_seconds=timeout_seconds)
 
     def _package(self, arguments: Sequence[str]) -> list[str]:
         """The command that runs this package's files on the device."""
@@ -370,7 +322,7 @@ class SshDevice:
                 return json.loads(done.stdout.splitlines()[-1])
         said = ssh_client.last_line(done.stderr)
         if "No space left" in said:
-            said = _NO_SPACE
+            said = ssh_folder.NO_SPACE
         raise MissingDependencyError(f"{self._name}: {self._python} fails when it {does}: {said}.")
 
     # A run
@@ -378,7 +330,14 @@ class SshDevice:
     def _start(self, run: _Run) -> None:
         """Start the runner, detached from the connection."""
         remove = run.folder if self._settings.keep else self._folder
-        command = ["-m", "toolkit.devices.detached", str(run.folder), str(self._base), str(LEASE_SECONDS), str(remove)]
+        command = [
+            "-m",
+            "toolkit.devices.detached",
+            str(run.folder),
+            str(self._folder),
+            str(LEASE_SECONDS),
+            str(remove),
+        ]
         run.process, run.started = int(self._answer(command, "starts the benchmark")), None
         run.connection = self._connection.made
 
@@ -436,13 +395,8 @@ class SshDevice:
     def _why(self, run: _Run) -> str:
         """Why a runner ended without a word."""
         done = self._connection.ssh().run(["tail", "-n", "1", "--", str(run.folder / detached.SAID)])
-        said = _NO_SPACE if self._is_full(run.folder) else ssh_client.last_line(done.stdout)
+        said = ssh_folder.NO_SPACE if self._there.is_full(run.folder) else ssh_client.last_line(done.stdout)
         return f"{self._name}: the benchmark's runner was ended: {said}."
-
-    def _is_full(self, place: PurePosixPath) -> bool:
-        """Whether the disk of a folder there has no space left."""
-        told = self._connection.ssh().run(["df", "-Pk", "--", str(place)]).stdout.decode(errors="replace").split()
-        return len(told) > 5 and told[-3] == "0"
 
     def _end(self, run: _Run) -> None:
         """End a run's processes, if they are there."""
@@ -450,18 +404,6 @@ class SshDevice:
             with contextlib.suppress(MissingDependencyError):
                 self._sh(_END, str(run.process))
                 run.process = 0
-
-
-class _Watched(io.RawIOBase):
-    """A stream that is written to until an event."""
-
-    def __init__(self, stream: IO[bytes], until: threading.Event) -> None:
-        self._stream, self._until = stream, until
-
-    def write(self, data: Any) -> int:
-        if self._until.is_set():
-            raise MissingDependencyError("The device was left.")
-        return self._stream.write(data)
 
 
 def connect(address: str, settings: Settings) -> SshDevice:
