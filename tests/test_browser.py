@@ -425,6 +425,18 @@ def test_a_browser_that_does_not_start(bundles: dict[str, Path], cache_folder: P
     assert "no display today" in found.failed["error"]
 
 
+def test_a_temporary_folder_that_is_too_long_for_a_socket(
+    bundles: dict[str, Path], cache_folder: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / ("a" * 100)
+    long.mkdir()
+    environ = {"TMPDIR": str(long), "TOOLKIT_CACHE": str(cache_folder)}
+    done = run_toolkit("bench", bundles["onnxruntime"], "--device", WASM, "--seconds", "0.2", environ=environ)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "$TMPDIR may be too long for its socket" in done.stderr
+
+
 def test_devices_are_listed() -> None:
     found = {each["device"]: each["state"] for each in json.loads(run_toolkit("devices", "list", "--json").stdout)}
     assert found[WASM] == found[f"{WASM}?backend=webgpu"] == "ready"

@@ -27,7 +27,7 @@ from tests.conftest import run_toolkit
 from tests.sshd import Sshd, serving
 from tests.test_onnx_file import small, written
 from toolkit.bench import assembly, run
-from toolkit.bench.record import Record
+from toolkit.bench.record import ComparisonRecord, Record
 from toolkit.bench.steps import Wanted
 from toolkit.devices import Settings, cgroup, emulator, emulator_setup, local, ssh, wheels
 from toolkit.errors import InputError, MissingDependencyError
@@ -143,6 +143,17 @@ def test_a_record_over_ssh_is_like_one_of_this_machine(made: Path, rows: Path, s
     assert record.device.facts["packages"] == "its own"
     assert record.device.fingerprint == assembly.device_of("local", local.describe()).fingerprint
     assert sshd.address in done.stdout
+
+
+def test_bundles_are_compared_over_ssh(made: Path, sshd: Sshd) -> None:
+    pair = ("compare", made, made, "--device", sshd.address, "--ssh-config", sshd.config, "--seconds", "0.5")
+    done = run_toolkit(*pair, "--json")
+    assert done.returncode == 0, done.stderr
+    record = ComparisonRecord.model_validate_json(done.stdout)
+    assert record.device.address == sshd.address
+    assert len(record.latency) == 2
+    (ratio,) = record.ratios
+    assert ratio.low < ratio.ratio < ratio.high
 
 
 def test_only_what_changed_is_sent_again(made: Path, sshd: Sshd, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ _WARM_UP_SECONDS = 20.0
 _STEPS_OF_CLOCK = 100  # that a sample has at least
 _ORDERS = 16  # of the examples, drawn anew
 _SPIN_MS = 60
+_LONGEST_TMPDIR = 64  # of the 108 characters of a Unix socket's path Chromium takes the rest
 _EXAMPLES_IN_SOFTWARE = 3  # a GPU in software takes seconds for each
 _FAILURE = re.compile(r"E\d{4} |ERROR: ")
 _MOST_OF_A_LINE = 300
@@ -150,7 +151,12 @@ def started(setting: Mapping[str, Any], content: Content, backend: str) -> Itera
             )
         except Error as error:
             said = re.findall(r"\[err\] (.+)", error.message) or error.message.strip().splitlines()[:1]
-            raise MissingDependencyError(f"{setting['program']} does not start: {said[-1].strip()}") from error
+            temporary = tempfile.gettempdir()
+            advice = (
+                f". $TMPDIR may be too long for its socket: {temporary}" if len(temporary) > _LONGEST_TMPDIR else ""
+            )
+            text = f"{setting['program']} does not start: {said[-1].strip()}{advice}"
+            raise MissingDependencyError(text) from error
         try:
             yield Chromium(browser, address, time.perf_counter() - began)
         finally:
