@@ -1,12 +1,12 @@
 """How small a difference `toolkit compare` finds, and how often it finds one where there is none.
 
-    python benchmarks/detection.py [--trials 200] [--seconds 5] [--load 1]
+    python benchmarks/detection.py [--trials 200] [--seconds 2] [--load 1] [--jobs 2]
 
 Workloads with known differences: a query is a number of small matrix products, and the other build makes 1, 2, 3, 5 or
 10 % more of them. Each trial times both in turn exactly as `toolkit compare` does (`loops.interleave_for`), for
 `--seconds`, and asks `statistics.compare` for its verdict; A/A trials have no difference. Meanwhile `--load` processes
 of the benchmark's own make real work on the same cores: bursts of products and of copies through memory, of random
-lengths.
+lengths. `--jobs` trials run at a time, each the others' load as well.
 """
 
 from __future__ import annotations
@@ -69,12 +69,18 @@ def trial(percent: int, seconds: float, seed: int) -> statistics.Comparison:
     return statistics.compare(times["more"], times["less"], seed)
 
 
+def asked_trial(asked: tuple[int, float, int]) -> tuple[int, statistics.Comparison]:
+    """A trial in a process of its own, with the difference that it had."""
+    return asked[0], trial(*asked)
+
+
 def main() -> None:
     """Run the trials, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--load", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "detection.json")
     arguments = parser.parse_args()
 
@@ -82,31 +88,42 @@ def main() -> None:
     for process in loads:
         process.start()
     found: dict[int, list[statistics.Comparison]] = {percent: [] for percent in DIFFERENCES}
-    for number in range(arguments.trials):  # all differences in turn, so that the machine's day is the same for them
-        for percent in DIFFERENCES:
-            found[percent].append(trial(percent, arguments.seconds, number * 100 + percent))
-        if sys.stderr.isatty():
-            print(f"\r{number + 1} of {arguments.trials}", end="", file=sys.stderr, flush=True)
+    # All differences in turn, so that the machine's day is the same for them.
+    asked = [
+        (percent, arguments.seconds, 100 * number + percent)
+        for number in range(arguments.trials)
+        for percent in DIFFERENCES
+    ]
+    with multiprocessing.Pool(arguments.jobs) as pool:
+        for number, (percent, one) in enumerate(pool.imap(asked_trial, asked)):
+            found[percent].append(one)
+            if sys.stderr.isatty():
+                print(f"\r{number + 1} of {len(asked)}", end="", file=sys.stderr, flush=True)
+            if percent == DIFFERENCES[-1]:
+                write_json(arguments.output, record(found, arguments))  # what is there so far: all of them take long
     for process in loads:
         process.terminate()
-    curve = [row(percent, found[percent]) for percent in DIFFERENCES]
     print(f"\n{'difference':>10} {'slower':>7} {'faster':>7} {'undecided':>9} {'ratio':>7} {'half interval':>14}")
-    for each in curve:
+    for each in (row(percent, found[percent]) for percent in DIFFERENCES):
         print(
             f"{each['percent']:>9} % {each['slower']:>7} {each['faster']:>7} {each['undecided']:>9} "
             f"{each['median_ratio']:>7.4f} {each['median_half_interval_percent']:>12.2f} %"
         )
-    record: dict[str, Any] = {
+
+
+def record(found: dict[int, list[statistics.Comparison]], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is written."""
+    return {
         "command": f"python benchmarks/detection.py --trials {arguments.trials} --seconds {arguments.seconds:g} "
-        f"--load {arguments.load}",
+        f"--load {arguments.load} --jobs {arguments.jobs}",
         "kind": "measured",
         "device": local.describe(),
-        "trials": arguments.trials,
+        "trials": len(found[0]),
         "seconds": arguments.seconds,
         "background_processes": arguments.load,
-        "curve": curve,
+        "trials_at_a_time": arguments.jobs,
+        "curve": [row(percent, found[percent]) for percent in DIFFERENCES],
     }
-    write_json(arguments.output, record)
 
 
 def row(percent: int, found: list[statistics.Comparison]) -> dict[str, Any]:
