@@ -45,6 +45,21 @@ def test_a_difference_of_a_fifth_is_found(factor: float, verdict: str) -> None:
         assert abs(found.ratio - factor) < 0.05
 
 
+def test_a_difference_is_found_while_other_work_breaks_in() -> None:
+    """A tenth of the runs is met by a burst that takes as long as ten of them: 5 % are found all the same, and A/A
+    is undecided."""
+    verdicts: dict[float, list[str]] = {1.0: [], 1.05: []}
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        base = latencies(generator)
+        bursts = np.where(generator.random((2, 20, EXAMPLES)) < 0.1, 10 * base, 0)
+        runs = base * generator.lognormal(0, 0.03, (2, 20, EXAMPLES))
+        for factor, found in verdicts.items():
+            found.append(compare(factor * runs[0] + bursts[0], runs[1] + bursts[1], seed).verdict)
+    assert verdicts[1.0].count("undecided") >= 95
+    assert verdicts[1.05].count("slower") >= 95
+
+
 def test_opposite_orders_cancel() -> None:
     """A build that is 5 % slower whenever it loads first is 0 % slower."""
     base = latencies(np.random.default_rng(0))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 _RESAMPLES = 2000
 _DISTRIBUTION_RESAMPLES = 300
 _BLOCKS = 20  # of a round
+_LONGEST = 1.25  # of an example's usual time, that a run of it counts
 _MOST_OF_A_ROUND = 4000  # samples that are resampled
 # 97.5 % quantiles of Student's distribution by degrees of freedom, from 1.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -133,20 +134,25 @@ def compare(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed: in
     `a[r][i]` and `b[r][i]` are seconds for example i in round r. The interval, on the logarithm of the ratio, covers
     both things that another measurement would draw anew: the loads (Student's t over pairs of rounds, the two of a pair
     having loaded in opposite orders) and the examples (a paired bootstrap over their medians). The verdict is about A:
-    "faster" if the whole interval lies below 1, "slower" if above. Raises ValueError unless there are four rounds or a
-    greater even number.
+    "faster" if the whole interval lies below 1, "slower" if above.
+
+    A run that other work broke into counts as a quarter longer than the example's usual, the median over the rounds,
+    and no more: one such run can be longer than all others of its round together (winsorizing, as for any mean of
+    contaminated samples: Tukey, The Future of Data Analysis, 1962). Raises ValueError unless there are four rounds or
+    a greater even number.
     """
     first, second = np.asarray(a), np.asarray(b)
     if first.ndim != 2 or first.shape != second.shape or len(first) < 4 or len(first) % 2:
         raise ValueError(f"an even number of rounds from 4 is needed, with the same examples: {first.shape}")
-    rounds = np.log(first.sum(axis=1) / second.sum(axis=1))
+    usual = np.median(first, axis=0), np.median(second, axis=0)
+    held = [np.minimum(times, _LONGEST * median) for times, median in zip((first, second), usual, strict=True)]
+    rounds = np.log(held[0].sum(axis=1) / held[1].sum(axis=1))
     pairs = rounds.reshape(-1, 2).mean(axis=1)
     over_loads = _student(pairs)
 
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, first.shape[1], size=(_RESAMPLES, first.shape[1]))
-    medians = np.median(first, axis=0), np.median(second, axis=0)
-    resampled = np.log(medians[0][chosen].sum(axis=1) / medians[1][chosen].sum(axis=1))
+    resampled = np.log(usual[0][chosen].sum(axis=1) / usual[1][chosen].sum(axis=1))
     low, high = np.percentile(resampled, [2.5, 97.5])
     half = float(np.hypot(over_loads, (high - low) / 2))
 

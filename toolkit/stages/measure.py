@@ -19,7 +19,7 @@ from toolkit import engines, tasks
 from toolkit.bench import loops, statistics
 from toolkit.stages import Context, evaluate
 
-VERSION = 6
+VERSION = 7
 LIBRARIES = engines.DISTRIBUTIONS
 EXAMPLES = 30
 ROUNDS = 6
