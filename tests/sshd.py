@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.devices import emulator, emulator_setup
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
@@ -111,3 +113,20 @@ def serving(folder: Path, **environ: str) -> Iterator[Sshd]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def serving_arm(folder: Path, cache: Path) -> Iterator[Sshd]:
+    """A server whose python3 is that of an emulated Cortex-A76, with all that it starts. Raises MissingDependencyError
+    where none can be emulated."""
+    guest = emulator_setup.setup(cache)
+    cpu = emulator.user_mode("cortex-a76", cache)
+    (folder / "view").mkdir()
+    cpu._view(folder / "view")
+    with serving(folder / "ssh") as server:
+        (server.bin / "python3").write_text(
+            f'#!/bin/sh\nexport QEMU_CPU=cortex-a76 QEMU_LD_PREFIX="{folder}/view" PYTHONHOME="{guest}/root/usr"\n'
+            f'export PYTHONPATH="$PYTHONPATH${{PYTHONPATH:+:}}{guest}/site-packages"\n'
+            f'exec {emulator_setup.QEMU} -0 "$0" "{cpu._python()}" "$@"\n'
+        )
+        yield server

@@ -24,12 +24,12 @@ from packaging.requirements import Requirement
 
 import toolkit
 from tests.conftest import run_toolkit
-from tests.sshd import Sshd, serving
+from tests.sshd import Sshd, serving, serving_arm
 from tests.test_onnx_file import small, written
 from toolkit.bench import assembly, run
 from toolkit.bench.record import ComparisonRecord, Record
 from toolkit.bench.steps import Wanted
-from toolkit.devices import Settings, cgroup, emulator, emulator_setup, local, ssh, wheels
+from toolkit.devices import Settings, cgroup, emulator_setup, local, ssh, wheels
 from toolkit.errors import InputError, MissingDependencyError
 
 WAIT_SECONDS = 20
@@ -472,17 +472,7 @@ def arm(cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         emulator_setup.tools()
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    guest = emulator_setup.setup(cache_folder)
-    folder = tmp_path_factory.mktemp("arm")
-    cpu = emulator.connect("emulator://cortex-a76", Settings(cache_folder))
-    (folder / "view").mkdir()
-    cpu._view(folder / "view")
-    with serving(folder / "ssh") as server:
-        (server.bin / "python3").write_text(
-            f'#!/bin/sh\nexport QEMU_CPU=cortex-a76 QEMU_LD_PREFIX="{folder}/view" PYTHONHOME="{guest}/root/usr"\n'
-            f'export PYTHONPATH="$PYTHONPATH${{PYTHONPATH:+:}}{guest}/site-packages"\n'
-            f'exec {emulator_setup.QEMU} -0 "$0" "{cpu._python()}" "$@"\n'
-        )
+    with serving_arm(tmp_path_factory.mktemp("arm"), cache_folder) as server:
         yield server
 
 
