@@ -341,6 +341,19 @@ def test_what_is_emulated_says_so_wherever_it_stands(record: Record) -> None:
     assert f"{label} (emulated)" in reports.render(made, ".html")  # the curve among measured ones
 
 
+def test_what_a_program_of_the_devices_says_is_told_as_that(record: Record) -> None:
+    told = {"mean_ms": 12.5, "overall_mb": 31.25, "count": 50}
+    report = Report(toolkit="1", records=[record.model_copy(update={"told": told, "latency": None})])
+    (card,) = verdict.cards(report)
+    (fact,) = [each for each in card.facts if each.name == "latency, mean"]
+    assert fact.value == "12.5 ms"
+    assert "of inputs of its own" in fact.detail
+    rows = {(row[0], row[1]): row[2:] for row in values._of_record(report.records[0])}
+    assert rows["told", "mean"] == (12.5, None, None, "ms")
+    assert rows["told", "overall"] == (31.25, None, None, "MB")
+    assert rows["told", "count"] == (50, None, None, "")
+
+
 def test_a_page_is_the_same_whenever_it_is_written(full: Report) -> None:
     assert reports.render(full, ".html") == reports.render(full, ".html")
 

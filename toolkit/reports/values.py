@@ -72,6 +72,11 @@ def _of_record(record: Record) -> Iterator[Row]:
     yield "bundle", record.bundle.score_name or "score", record.bundle.score, None, None, ""
     if record.latency:
         yield from _times("latency", "", record.latency)
+    for name, value in (record.told or {}).items():
+        if isinstance(value, int | float):
+            what, _, unit = name.rpartition("_")
+            known = unit in ("ms", "mb")
+            yield "told", what if known else name, value, None, None, unit.replace("mb", "MB") if known else ""
     for name, part in record.parts.items():
         yield from _times("parts", f"{name} ", part)
     yield "latency", "throughput", record.throughput_per_s, None, None, "1/s"

@@ -138,6 +138,9 @@ def _record_card(record: Record, label: str, checks: list[Check], accepted: bool
         clock = "" if record.kind == "measured" else f", {record.clock}"
         detail = f"{text.number(p50.low)} to {text.number(p50.high)}; p99 {text.milliseconds(p99.value)}{clock}"
         facts.append(Fact("latency, p50", text.milliseconds(p50.value), detail))
+    if record.told is not None and "mean_ms" in record.told:
+        said = "as a program of the device's says, of inputs of its own"
+        facts.append(Fact("latency, mean", text.milliseconds(record.told["mean_ms"]), said))
     if record.sustained is not None:
         first = f"{text.milliseconds(record.sustained.first_minute_ms)} in the first minute"
         facts.append(Fact("p50, steady state", text.milliseconds(record.sustained.steady_ms), first))
