@@ -49,12 +49,19 @@ HEAD = ("bundle", "engine", "device", "kind", "p50", "start", "peak memory", "co
 
 
 def measured(bundle: str, address: str, wanted: Wanted, settings: Settings) -> tuple[Record | None, str]:
-    """(the record, "") or (None, why there is none)."""
+    """(the record, "") or (None, why there is none). Reasons name the bundle, not where it lies."""
     try:
         (record,) = run.bench(bundle, [address], wanted, settings)
     except ToolkitError as error:
-        return None, str(error).splitlines()[0]
-    return record, record.failure.error.splitlines()[0] if record.failure else ""
+        return None, _named(str(error), bundle)
+    if record.failure is None:
+        return record, ""
+    record.failure.error = _named(record.failure.error, bundle)
+    return record, record.failure.error
+
+
+def _named(reason: str, bundle: str) -> str:
+    return reason.splitlines()[0].replace(bundle.rstrip("/"), Path(bundle).name)
 
 
 @contextlib.contextmanager
