@@ -187,6 +187,18 @@ def test_mlperf_asks_a_minute_and_its_queries(made: Path) -> None:
     assert [step["rounds"] for step in given if step.get("noise")] == [8]
 
 
+def test_what_measures_for_hours_is_given_the_time(made: Path) -> None:
+    def given(wanted: Wanted, **settings: float) -> float | None:
+        steps = planned(run.read_bundle(made), "there", ["a text"], wanted, Settings(Path(), **settings))
+        (found,) = [step["timeout_seconds"] for step in steps if step["what"] in ("sustain", "times")]
+        return found if found is None else float(found)
+
+    assert given(Wanted(sustain_seconds=7200.0)) == 2 * 7200 + 1800
+    assert given(Wanted(seconds=3600.0)) == 2 * 3600 + 1800
+    assert given(Wanted()) is None  # as long as any step
+    assert given(Wanted(sustain_seconds=7200.0), timeout_seconds=60.0) == 60
+
+
 def test_a_floor_above_the_asked_precision_is_refused(made: Path) -> None:
     record = bench(made, precision_percent=1e-6)
     assert record.failure is not None

@@ -43,6 +43,7 @@ def test_tasks_without_one_class_per_example_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["text-classification", "image-classification", "tabular"])
 def test_classifiers_are_not(name: str) -> None:
+    assert tasks.get(name).ANSWERS == "classes"
     pseudo_labels.check(tasks.get(name))
 
 

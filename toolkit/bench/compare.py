@@ -16,7 +16,7 @@ from toolkit import devices
 from toolkit.bench import assembly, run, statistics
 from toolkit.bench import record as records
 from toolkit.bench.record import ComparisonRecord, Ratio, Record
-from toolkit.bench.steps import Wanted
+from toolkit.bench.steps import Wanted, allowed_seconds
 from toolkit.devices import Device, Settings
 from toolkit.errors import InputError, RefusedError
 from toolkit.runner import Reporter, Silent
@@ -69,7 +69,7 @@ def _compare(
         step = {
             "what": "compare", "bundles": places, "examples": examples, "threads": wanted.threads,
             "sizes": dict(wanted.sizes) or None, "seconds": wanted.seconds, "rounds": _LEAST_ROUNDS,
-            "seed": wanted.seed, "timeout_seconds": settings.timeout_seconds,
+            "seed": wanted.seed, "timeout_seconds": allowed_seconds(settings, wanted.seconds),
         }  # fmt: skip
         outcome = device.run([step], lambda done, total, text: reporter.progress(title, done, total, text))
         facts = device.describe()

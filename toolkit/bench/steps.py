@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit.bench import runner
 from toolkit.devices import Settings
 from toolkit.runtime.manifest import Manifest
 
@@ -33,6 +34,12 @@ class Wanted:
     seed: int = 0
 
 
+def allowed_seconds(settings: Settings, seconds: float) -> float | None:
+    """How long a step may take that measures for so many seconds, if the user says nothing; None: as long as others."""
+    longer = 2 * seconds + runner.DEFAULT_TIMEOUT_SECONDS / 2
+    return settings.timeout_seconds or (longer if longer > runner.DEFAULT_TIMEOUT_SECONDS else None)
+
+
 def planned(
     manifest: Manifest, place: str, examples: list[Any], wanted: Wanted, settings: Settings
 ) -> list[dict[str, Any]]:
@@ -46,13 +53,15 @@ def planned(
         "timeout_seconds": settings.timeout_seconds,
     }
     if wanted.sustain_seconds is not None:
-        return [{**shared, "what": "sustain", "seconds": wanted.sustain_seconds}]
+        timeout = allowed_seconds(settings, wanted.sustain_seconds)
+        return [{**shared, "what": "sustain", "seconds": wanted.sustain_seconds, "timeout_seconds": timeout}]
     steps = [{**shared, "what": "start", "cold": cold} for cold in (True, False) for _ in range(wanted.starts)]
     timed: dict[str, Any] = {"what": "times", "rounds": wanted.rounds, "seconds": wanted.seconds}
     if wanted.protocol == "mlperf":  # one load; the noise is measured beside it
         steps.append({**shared, **timed, "seconds": 5.0, "queries": 0, "noise": True})
         timed |= {"rounds": 1, "seconds": max(wanted.seconds, MLPERF_SECONDS), "queries": MLPERF_QUERIES}
-    steps.append({**shared, "queries": _MINIMUM_QUERIES, **timed})
+    timeout = allowed_seconds(settings, float(timed["seconds"]))
+    steps.append({**shared, "queries": _MINIMUM_QUERIES, **timed, "timeout_seconds": timeout})
     threads = manifest.threads if wanted.threads is None else wanted.threads
     for sizes, count in _points(wanted, threads):
         point = {"rounds": 4, "seconds": min(wanted.seconds, 2.0), "queries": 20, "sizes": sizes, "threads": count}
