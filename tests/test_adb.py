@@ -23,6 +23,7 @@ import pytest
 import toolkit
 from tests.adbd import ADDRESS, PORT, SERIAL, Adbd, plugged
 from tests.conftest import run_toolkit
+from tests.progress import on
 from tests.refusals import assert_refused, in_process
 from tests.test_onnx_file import small, written
 from toolkit import kernels
@@ -380,17 +381,6 @@ def measured(device: adb.AdbDevice, bundle: Path, *what: dict[str, Any], **share
 
 START: dict[str, Any] = {"what": "start", "cold": False}
 LONG: dict[str, Any] = {"what": "times", "rounds": 1, "seconds": 60, "queries": 1}
-
-
-def on(word: str, action: Callable[[], Any]) -> Callable[[int, int, str], None]:
-    """A progress that does something once, when it is told of `word`."""
-    done: list[Any] = []
-
-    def progress(_: int, __: int, text: str) -> None:
-        if word in text and not done:
-            done.append(action())
-
-    return progress
 
 
 def test_an_emulated_device_gives_answers_and_no_times(

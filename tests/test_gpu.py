@@ -124,7 +124,7 @@ def test_what_does_not_run_there(
 ) -> None:
     manifest = manifests.read(engine_bundle(engine, encoder, reviews))
     with pytest.raises(error, match=said):
-        gpu_engines.prepare(manifest, 0, way, Settings(Path()))
+        gpu_engines.prepare(manifest, 0, way, Settings(Path()), print)
 
 
 def test_nothing_falls_back_to_the_cpu(onnx_bundle: Path, tuned: Path) -> None:
@@ -135,7 +135,7 @@ def test_nothing_falls_back_to_the_cpu(onnx_bundle: Path, tuned: Path) -> None:
         with pytest.raises(MissingDependencyError, match="does not start its CUDA kernels on GPU 0"):
             gpu_engines.load(manifest, {"way": "onnxruntime", "number": 0}, 1)
     with pytest.raises(MissingDependencyError, match="cannot use cuda:0"):
-        gpu_engines.load(manifest, {"way": "torch", "number": 0, "checkpoint": str(tuned)}, 1)
+        gpu_engines.load(manifest, {"way": "torch", "device": "cuda:0", "checkpoint": str(tuned)}, 1)
 
 
 # --- PyTorch
@@ -365,13 +365,14 @@ def test_without_tensorrt_or_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_an_engine_is_kept_for_later(onnx_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
-    def build(folder: Path, arguments: list[str]) -> dict[str, str]:
+    def build(folder: Path, arguments: list[str], on_line: Callable[[str], None]) -> dict[str, str]:
         asked.append(arguments)
         return {"engine": "0123.engine"}
 
     monkeypatch.setattr(builder, "run", build)
     manifest = manifests.read(onnx_bundle)
     manifest.data["engine"]["name"] = "tensorrt"
-    told = gpu_engines.prepare(manifest, 2, None, Settings(tmp_path))
-    assert told == {"way": "tensorrt", "number": 2, "engine": str(tmp_path / "engines" / "0123.engine")}
+    told = gpu_engines.prepare(manifest, 2, None, Settings(tmp_path), print)
+    assert told["way"] == "tensorrt"
+    assert (told["number"], told["engine"]) == (2, str(tmp_path / "engines" / "0123.engine"))
     assert asked == [["--engines", str(tmp_path / "engines"), "--runtime", "tensorrt"]]

@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 import toolkit
 from tests.conftest import run_toolkit
+from tests.progress import on
 from tests.sshd import Sshd, serving, serving_arm
 from tests.test_onnx_file import small, written
 from toolkit.bench import assembly, run
@@ -110,17 +111,6 @@ def measured(device: ssh.SshDevice, bundle: Path, *what: dict[str, Any], **share
 
 START: dict[str, Any] = {"what": "start", "cold": False}
 LONG: dict[str, Any] = {"what": "sustain", "seconds": 20}
-
-
-def on(word: str, action: Callable[[], Any]) -> Callable[[int, int, str], None]:
-    """A progress that does something once, when it is told of `word`."""
-    done: list[Any] = []
-
-    def progress(_: int, __: int, text: str) -> None:
-        if word in text and not done:
-            done.append(action())
-
-    return progress
 
 
 # --- as on this machine

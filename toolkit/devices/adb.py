@@ -39,13 +39,14 @@ from toolkit.devices import (
     adb_facts,
     adb_program,
     benchmark_model,
+    brought,
     native_runner,
 )
 from toolkit.engines import Arrays
 from toolkit.errors import InputError, MissingDependencyError, ToolkitError
 from toolkit.runtime import manifest as manifests
 from toolkit.runtime.manifest import Manifest
-from toolkit.storage import sha256_file, sha256_json
+from toolkit.storage import sha256_json
 
 SCHEME = "adb"
 FOLDER = PurePosixPath("/data/local/tmp")
@@ -232,14 +233,9 @@ class AdbDevice:
         listed = self._adb.shell(_HASHES, str(place), *folders, timeout_seconds=600)
         if listed.returncode:
             raise InputError(f"{self._adb.name}: cannot make {place}: {adb_client.last_line(listed.stderr)}.")
-        there = {}
-        for line in listed.stdout.decode(errors="replace").splitlines():
-            sha256, _, path = line.partition("  ./")
-            there[path] = sha256
-        surplus = [str(place / path) for path in there if path not in files]
+        changed, surplus = brought.difference(listed.stdout, files, place)
         if surplus:
             self._adb.shell('rm -f -- "$@"', *surplus)
-        changed = {path: file for path, file in files.items() if there.get(path) != sha256_file(file)}
         if changed:
             self._adb.put(changed, place)
 

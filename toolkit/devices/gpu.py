@@ -17,6 +17,7 @@ from toolkit.bench.encoding import compared_with_bundle
 from toolkit.devices import Outcome, Progress, Settings, gpu_engines, local, runs
 from toolkit.errors import InputError, MissingDependencyError
 from toolkit.runtime import manifest as manifests
+from toolkit.runtime.manifest import Manifest
 
 SCHEME = "gpu"
 _TIMEOUT_SECONDS = 20
@@ -73,21 +74,27 @@ class Gpu:
         self._number, self._way, self._facts = number, way, facts
         self._settings = settings
         self._here = runs.Here(settings.limits)
-        self._engines: dict[str, dict[str, Any]] = {}  # by the folder of a bundle
+        self._bundles: dict[str, Manifest] = {}  # by their folders
+        self._engines: dict[str, dict[str, Any]] = {}  # of those, once they can run
 
     def describe(self) -> dict[str, Any]:
         """This machine and its GPU."""
         return {**local.describe(), **self._facts, "device": SCHEME, "title": self._facts["gpu"]}
 
     def push(self, source: Path, name: str) -> str:
-        """Nothing has to be brought; TensorRT's engine is built, or found. Raises InputError for a bundle that does not
-        run in this way."""
+        """Nothing has to be brought: the folder's own path."""
         place = str(source.resolve())
-        self._engines[place] = gpu_engines.prepare(manifests.read(source), self._number, self._way, self._settings)
+        self._bundles[place] = manifests.read(source)
         return place
 
     def run(self, steps: list[dict[str, Any]], progress: Progress) -> Outcome:
-        """Run steps by a runner that dies with this process."""
+        """Run steps by a runner that dies with this process; TensorRT's engines are built before. Raises InputError for
+        a bundle that does not run in this way, MissingDependencyError for what is not installed."""
+        for place, manifest in self._bundles.items():
+            if place not in self._engines:
+                self._engines[place] = gpu_engines.prepare(
+                    manifest, self._number, self._way, self._settings, lambda line: progress(0, 1, line)
+                )
         told = [{**step, "gpu": self._engines} for step in steps]
         outcome = self._here.run(told, progress)
         said = list(dict.fromkeys(each["warning"] for each in self._engines.values() if "warning" in each))

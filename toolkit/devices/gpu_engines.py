@@ -24,13 +24,14 @@ from toolkit.errors import InputError, MissingDependencyError
 from toolkit.runtime.manifest import Manifest
 
 Told = dict[str, Any]  # what a measuring process is told, as JSON
+Said = Callable[[str], None]
 
 
-def prepare(manifest: Manifest, number: int, way: str | None, settings: Settings) -> Told:
-    """See to it that a bundle can run on GPU `number`. Raises InputError for a bundle that cannot, or not in this way,
-    MissingDependencyError for what is not installed."""
+def prepare(manifest: Manifest, number: int, way: str | None, settings: Settings, said: Said) -> Told:
+    """See to it that a bundle can run on GPU `number`; `said` gets lines of what takes long. Raises InputError for a
+    bundle that cannot, or not in this way, MissingDependencyError for what is not installed."""
     way = way or _usual(manifest)
-    return {"way": way, "number": number, **_PREPARE[way](manifest, settings)}
+    return {"way": way, "number": number, "device": f"cuda:{number}", **_PREPARE[way](manifest, settings, said)}
 
 
 def load(manifest: Manifest, told: Mapping[str, Any], threads: int) -> Engine:
@@ -42,13 +43,13 @@ def load(manifest: Manifest, told: Mapping[str, Any], threads: int) -> Engine:
 def _usual(manifest: Manifest) -> str:
     if manifest.engine not in ("onnxruntime", "tensorrt"):
         raise InputError(
-            f"{manifest.folder.name} is for {manifest.engine}, which has no kernels for NVIDIA GPUs. Convert it with "
-            "--engine onnxruntime or --engine tensorrt, or name PyTorch: gpu://0?with=torch."
+            f"{manifest.folder.name} is for {manifest.engine}, which has no kernels for NVIDIA GPUs. Convert "
+            "for a target with ONNX Runtime or TensorRT (`toolkit targets`), or name PyTorch: gpu://0?with=torch."
         )
     return manifest.engine
 
 
-def _needs_onnx(manifest: Manifest, settings: Settings) -> Told:
+def _needs_onnx(manifest: Manifest, settings: Settings, said: Said) -> Told:
     if manifest.artifact.suffix != ".onnx":
         raise InputError(f"{manifest.folder.name} holds no ONNX file: its engine is {manifest.engine}.")
     from toolkit.engines import onnxruntime
@@ -61,19 +62,20 @@ def _needs_onnx(manifest: Manifest, settings: Settings) -> Told:
     return {}
 
 
-def _needs_build(manifest: Manifest, settings: Settings) -> Told:
+def _needs_build(manifest: Manifest, settings: Settings, said: Said) -> Told:
     if manifest.engine != "tensorrt":
         raise InputError(
-            f"{manifest.folder.name} is for {manifest.engine}, not for TensorRT: convert it with --engine tensorrt."
+            f"{manifest.folder.name} is for {manifest.engine}, not for TensorRT: convert for a target that has it, "
+            "such as rtx-4090."
         )
     from toolkit.tensorrt import builder
 
     engines = settings.cache / "engines"
-    known = builder.run(manifest.folder, ["--engines", str(engines), "--runtime", "tensorrt"])
+    known = builder.run(manifest.folder, ["--engines", str(engines), "--runtime", "tensorrt"], on_line=said)
     return {"engine": str(engines / known["engine"])}
 
 
-def _needs_checkpoint(manifest: Manifest, settings: Settings) -> Told:
+def _needs_checkpoint(manifest: Manifest, settings: Settings, said: Said) -> Told:
     if settings.checkpoint is None:
         raise InputError(
             "PyTorch runs checkpoints, and a bundle holds none: name the one it was made from by --checkpoint FOLDER."
@@ -112,8 +114,7 @@ def _torch(how: str) -> Callable[[Manifest, Mapping[str, Any], int], Engine]:
         from toolkit import tasks
         from toolkit.engines.torch import TorchEngine
 
-        device = told.get("device", f"cuda:{told['number']}")
-        engine = TorchEngine(Path(told["checkpoint"]), tasks.get(manifest.task), threads, device, how)
+        engine = TorchEngine(Path(told["checkpoint"]), tasks.get(manifest.task), threads, told["device"], how)
         engine.output_name = str(manifest.data["artifact"]["outputs"][0]["name"])
         return engine
 
@@ -127,7 +128,7 @@ WAYS: dict[str, Callable[[Manifest, Mapping[str, Any], int], Engine]] = {
     "torch-compiled": _torch("compiled"),
     "torch-graphs": _torch("graphs"),
 }
-_PREPARE: dict[str, Callable[[Manifest, Settings], Told]] = {
+_PREPARE: dict[str, Callable[[Manifest, Settings, Said], Told]] = {
     "onnxruntime": _needs_onnx,
     "tensorrt": _needs_build,
     **dict.fromkeys(("torch", "torch-compiled", "torch-graphs"), _needs_checkpoint),

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from toolkit.devices import ssh_client
+from toolkit.devices import brought, ssh_client
 from toolkit.errors import InputError, MissingDependencyError
-from toolkit.storage import sha256_file
 
 KEPT = "toolkit-bench"  # in the home of the user there
 NO_SPACE = "no space is left on the disk there"
@@ -52,12 +51,7 @@ class Folder:
         listed = shell(self._connection.ssh(), _HASHES, str(place), timeout_seconds=600)
         if listed.returncode:
             raise InputError(f"{self._name}: cannot make {place}: {ssh_client.last_line(listed.stderr)}.")
-        there = {}
-        for line in listed.stdout.decode(errors="replace").splitlines():
-            sha256, _, path = line.partition("  ./")
-            there[path] = sha256
-        changed = {path: file for path, file in files.items() if there.get(path) != sha256_file(file)}
-        surplus = [str(place / path) for path in there if path not in files]
+        changed, surplus = brought.difference(listed.stdout, files, place)
         ssh = self._connection.ssh()
         if surplus:
             ssh.run(["rm", "-f", "--", *surplus])
